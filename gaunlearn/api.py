@@ -1,0 +1,241 @@
+"""The public functions: NumPy arrays in the original d dimensions in, NumPy arrays out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gaunlearn import certificate as _certificate
+from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
+from gaunlearn.checks import check_forget, check_retain, check_samples, check_weights
+from gaunlearn.models import MODELS
+from gaunlearn.report.figures import draw
+from gaunlearn.sweep.runner import Progress, run_sweep
+from gaunlearn.sweep.spec import load_spec
+from gaunlearn.sweep.store import Run, load
+
+__all__ = ["Certificate", "Run", "ascend", "certify", "load", "run"]
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An (epsilon, delta, tau) triple with what it takes to check it, as NumPy values.
+
+    All of it refers to W~: the given weights with nearly-zero pre-activations projected to zero,
+    normalised so that the least margin over the retain set is 1.
+
+    Attributes:
+        epsilon: stationarity residual ||W~ - sum_i lambda_i y_i h_i||, h_i a Clarke gradient.
+        delta: max_i lambda_i (q_i - 1) over the retain set.
+        tau: 1 - cos(W, W~).
+        multipliers: lambda (m,), dual variables; 0 outside the retain set.
+        kink_pairs: how many retained (neuron, sample) pairs sit at a kink of W~.
+        separated: whether W~ classifies the retain set; if not, numbers are NaN.
+        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i).
+        kink_tol: the tolerance that was used.
+        gap: relative duality gap of the least-squares problem for the multipliers.
+        weights: W~, of the given weights' shape.
+        margins: q (m,), the margins of W~ on all samples.
+        ladder: the certificates at every tolerance tried, best or not; empty in their own.
+    """
+
+    epsilon: float
+    delta: float
+    tau: float
+    multipliers: Float
+    kink_pairs: int
+    separated: bool
+    coefficients: Float = field(repr=False)
+    kink_tol: float
+    gap: float
+    weights: Float = field(repr=False)
+    margins: Float = field(repr=False)
+    ladder: tuple["Certificate", ...] = field(default=(), repr=False)
+
+
+@partial(jax.jit, static_argnames="model_name")
+def _rungs(model_name, weights, u, x, y, retain, kink_tols, tau_budget):
+    rungs = _certificate.ladder(MODELS[model_name], weights, u, x, y, retain, kink_tols)
+    return rungs, _certificate.choose(rungs, tau_budget)
+
+
+def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
+    """The ladder as an array; None, kinks ignored, is the negative tolerance."""
+    if kink_tol is None:
+        return np.array([-1.0])
+    tols = np.atleast_1d(np.asarray(kink_tol, float))
+    if tols.ndim != 1 or not tols.size or not np.all((tols >= 0) & (tols < 1)):
+        raise ValueError(f"kink_tol must be one or more numbers in [0, 1), not {kink_tol!r}")
+    return tols
+
+
+def certify(
+    W: ArrayLike,  # noqa: N803
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    retain: ArrayLike | None = None,
+    kink_tol: float | Sequence[float] | None = KINK_TOLS,
+    tau_budget: float = TAU_BUDGET,
+) -> Certificate:
+    """How nearly W is a KKT point of the max-margin problem on the retain set (MYV).
+
+    Args:
+        W: weights (n, d) of the two-layer ReLU network sum_j u_j relu(<w_j, x>), or (d,) of the
+            linear model.
+        u: output weights (n,), or None for the linear model.
+        x: samples (m, d).
+        y: labels (m,), +1 or -1.
+        retain: indices or a boolean mask (m,) of the samples to certify on; None is all.
+        kink_tol: a tolerance or a ladder of them: a pre-activation within
+            ``kink_tol * (||W||_F / sqrt(n)) * ||x_i||`` of zero is projected to zero, where the
+            derivative of ReLU is free in [0, 1]. None ignores kinks (derivative 1[z > 0]).
+        tau_budget: of the ladder, the least epsilon with tau within this budget is returned;
+            if none is within it, the rung with the least tau.
+
+    Returns:
+        The best certificate; its ``ladder`` holds the one at every tolerance. A model that does
+        not separate the retain set has ``separated = False`` and NaN in place of numbers.
+
+    Raises:
+        ValueError: for input that has no meaning; it says which and what is allowed.
+
+    >>> import numpy as np
+    >>> certify([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1]).epsilon
+    0.0
+    """
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    mask = check_retain(retain, len(y_))
+    tols = _tolerances(kink_tol)
+    if not tau_budget >= 0:
+        raise ValueError(f"tau_budget must be at least 0, not {tau_budget!r}")
+    # Coordinates in the span of the samples; the rest of each neuron is one more coordinate.
+    basis = np.linalg.qr(x_.T)[0]
+    inside = w @ basis
+    outside = w - inside @ basis.T
+    reduced = np.column_stack([inside, np.linalg.norm(outside, axis=1)])
+    x_reduced = np.column_stack([x_ @ basis, np.zeros(len(y_))])
+    name = "linear" if u is None else "two_layer_relu"
+    with jax.enable_x64(True):
+        rungs, best = jax.device_get(
+            _rungs(name, reduced, out, x_reduced, y_, mask, tols, float(tau_budget))
+        )
+
+    lengths = reduced[:, -1]
+    direction = outside / np.where(lengths > 0, lengths, 1.0)[:, None]
+
+    def public(c, ladder=()):
+        snapped = c.weights[:, :-1] @ basis.T + c.weights[:, -1:] * direction
+        return Certificate(
+            epsilon=float(c.epsilon),
+            delta=float(c.delta),
+            tau=float(c.tau),
+            multipliers=c.multipliers,
+            kink_pairs=int(c.kink_pairs),
+            separated=bool(c.separated),
+            coefficients=c.coefficients,
+            kink_tol=float(c.kink_tol),
+            gap=float(c.gap),
+            weights=snapped[0] if u is None else snapped,
+            margins=c.margins,
+            ladder=ladder,
+        )
+
+    each = tuple(
+        public(jax.tree.map(lambda leaf, i=i: leaf[i], rungs)) for i in range(len(rungs.epsilon))
+    )
+    return public(best, each)
+
+
+def ascend(
+    W: ArrayLike,  # noqa: N803
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    forget: ArrayLike,
+    step_fraction: float = 1.0,
+    *,
+    kink_tol: float | Sequence[float] | None = KINK_TOLS,
+    tau_budget: float = TAU_BUDGET,
+) -> Float:
+    """One gradient-ascent step on the forget set, of the size in MYV's theorem for fraction 1.
+
+    ``W_hat = W - step_fraction * q_min * sum_F lambda_r y_r h_r`` with the multipliers lambda and
+    Clarke gradients h of ``certify(W, u, x, y)`` on all samples; q_min, the least margin of W,
+    takes the normalised step to the scale of W.
+
+    Args:
+        W: trained weights (n, d), or (d,) of the linear model.
+        u: output weights (n,), or None for the linear model.
+        x: all training samples (m, d), the forgotten ones among them.
+        y: labels (m,), +1 or -1.
+        forget: an index, indices, or a boolean mask (m,).
+        step_fraction: 0 changes nothing, 1 is the theorem's step.
+        kink_tol: as for ``certify``.
+        tau_budget: as for ``certify``.
+
+    Returns:
+        The unlearned weights, of the shape and at the scale of W.
+
+    Raises:
+        ValueError: for input that has no meaning, among it a model that does not separate the
+            samples: it has no multipliers.
+
+    >>> import numpy as np
+    >>> ascend([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1], forget=1)
+    array([2., 0.])
+    """
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    mask = check_forget(forget, len(y_))
+    if not np.isfinite(step_fraction):
+        raise ValueError(f"step_fraction must be finite, not {step_fraction!r}")
+    trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget)
+    if not trained.separated:
+        raise ValueError("W does not separate the samples: it has no multipliers to ascend with")
+    z = w @ x_.T
+    q_min = np.min(y_ * (out @ (z if u is None else np.maximum(z, 0.0))))
+    coefficients = np.where(mask, trained.coefficients, 0.0)
+    unlearned = w - step_fraction * q_min * (out[:, None] * coefficients) @ (y_[:, None] * x_)
+    return unlearned[0] if u is None else unlearned
+
+
+def run(
+    spec: str | Path,
+    out: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    allow_faulty_jax: bool = False,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Run:
+    """Run a sweep, or what is left of it, and draw its figure.
+
+    Args:
+        spec: a TOML specification (README, *Specifications*).
+        out: the run's directory; ``results/<name>`` by default. Finished parts of the same
+            specification in it are kept.
+        fresh: replace what is there.
+        allow_faulty_jax: run even if this JAX fails a canary (``gaunlearn doctor``).
+        progress: called when a stage begins and when a block of trials has been stored.
+
+    Returns:
+        The run; ``to_pandas()`` has its trials, ``path`` its directory.
+
+    Raises:
+        ValueError: (a SpecError) the specification or the directory is wrong: one line with file,
+            key, value and what is allowed.
+        RuntimeError: (a FaultyJaxError) this JAX computes wrong results.
+    """
+    sweep = load_spec(spec)
+    out = Path("results") / sweep.name if out is None else Path(out)
+    done = run_sweep(sweep, out, fresh=fresh, allow_faulty_jax=allow_faulty_jax, progress=progress)
+    draw(done)
+    return done

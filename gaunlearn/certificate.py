@@ -1,0 +1,234 @@
+"""(epsilon, delta, tau) certificates: normalise, snap onto kinks, solve for multipliers, choose.
+
+A triple certifies weights W with respect to a retain set when some W~ with
+``cos(W, W~) >= 1 - tau`` is an (epsilon, delta)-approximate KKT point of the max-margin problem
+of that set (MYV). Here W~ is W itself, normalised to least margin 1, with every row w_j projected
+onto {w : <w, x_i> = 0} for the pairs (j, i) that lie within ``kink_tol`` of zero. Training ends
+near such kinks, never on them, and away from them the Clarke derivative is a single value: without
+the projection epsilon stays large for ever. What it moves is paid for in tau.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.kkt import solve_multipliers
+from gaunlearn.models import Model, active_pairs, logits, preactivations
+
+__all__ = [
+    "KINK_TOLS",
+    "TAU_BUDGET",
+    "Certificate",
+    "certify",
+    "choose",
+    "ladder",
+    "one_minus_cosine",
+    "snap",
+]
+
+# Trained networks need about 1e-3; the ascent step moves retained kinks by about
+# lambda |u_j| phi, so unlearned ones need about phi. What a rung costs in tau decides.
+KINK_TOLS = (0.0, 1e-4, 1e-3, 1e-2, 2e-2, 3e-2, 4e-2, 5e-2, 6e-2, 8e-2, 1e-1)
+TAU_BUDGET = 1e-3
+
+# Pairs this many units of rounding from zero are at a kink whatever the tolerance, and a
+# projection that leaves a pair further away than _SNAP_ERROR of its scale has failed.
+_ZERO_UNITS = 16
+_SNAP_ERROR = 1e6
+
+
+class Certificate(NamedTuple):
+    """A triple, and what it takes to check it.
+
+    Attributes:
+        epsilon: stationarity residual ||W~ - sum_i lambda_i y_i h_i||.
+        delta: complementarity, max_i lambda_i (q_i - 1) over the retain set.
+        tau: 1 - cos(W, W~).
+        multipliers: dual variables lambda_i of W~, 0 outside the retain set.
+        coefficients: c_ji = lambda_i times the Clarke derivative chosen for the pair.
+        kink_pairs: retained pairs at a kink of W~.
+        separated: whether W~ has positive margins on the retain set; if not, all else is NaN.
+        kink_tol: the tolerance that was used.
+        gap: relative duality gap of the multipliers (see ``kkt.Multipliers``).
+        weights: W~, normalised to least retained margin 1.
+        margins: its margins on all samples.
+    """
+
+    epsilon: Float[Array, ""]
+    delta: Float[Array, ""]
+    tau: Float[Array, ""]
+    multipliers: Float[Array, " m"]
+    coefficients: Float[Array, "n m"]
+    kink_pairs: Int[Array, ""]
+    separated: Bool[Array, ""]
+    kink_tol: Float[Array, ""]
+    gap: Float[Array, ""]
+    weights: Float[Array, "n r"]
+    margins: Float[Array, " m"]
+
+
+def one_minus_cosine(a: Float[Array, "n r"], b: Float[Array, "n r"]) -> Float[Array, ""]:
+    """1 - cos of the angle between two weight matrices, without cancellation: it is half the
+    squared distance of the unit vectors, so 1e-20 comes out as 1e-20.
+    """
+    return 0.5 * jnp.sum((a / jnp.linalg.norm(a) - b / jnp.linalg.norm(b)) ** 2)
+
+
+def snap(
+    weights: Float[Array, "n r"], x: Float[Array, "m r"], kink: Bool[Array, "n m"]
+) -> Float[Array, "n r"]:
+    """Project each row w_j onto {w : <w, x_i> = 0 for all i with kink_ji}.
+
+    w_j loses sum_i a_ji x_i, where a_j solves the normal equations on the row's kinks. They are
+    solved by conjugate gradients on all rows at once, twice over for full accuracy; a singular
+    Gram matrix (duplicates, more kinks than dimensions) is fine, as the system is consistent.
+    """
+    gram = x @ x.T
+    rounding = jnp.finfo(weights.dtype).eps
+    tiny = jnp.finfo(weights.dtype).tiny
+    goal = (0.1 * rounding) ** 2
+
+    def solve(right_hand_side):
+        def unfinished(state):
+            _, _, _, squared, count = state
+            return jnp.any(squared > goal * start) & (count < gram.shape[0] + 50)
+
+        def iterate(state):
+            a, residual, direction, squared, count = state
+            image = jnp.where(kink, direction @ gram, 0.0)
+            length = squared / jnp.maximum((direction * image).sum(1), tiny)
+            # Rows that have converged stand still: iterating on rounding errors would diverge.
+            length = jnp.where(squared > goal * start, length, 0.0)[:, None]
+            a = a + length * direction
+            residual = residual - length * image
+            new_squared = (residual**2).sum(1)
+            growth = (new_squared / jnp.maximum(squared, tiny))[:, None]
+            return a, residual, residual + growth * direction, new_squared, count + 1
+
+        start = (right_hand_side**2).sum(1)
+        a, *_ = jax.lax.while_loop(
+            unfinished,
+            iterate,
+            (jnp.zeros_like(right_hand_side), right_hand_side, right_hand_side, start, 0),
+        )
+        return a
+
+    for _ in range(2):
+        weights = weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
+    return weights
+
+
+def _rung(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+    kink_tol: Float[Array, ""],
+) -> Certificate:
+    """The certificate at one kink tolerance."""
+    n = weights.shape[0]
+    lengths = jnp.linalg.norm(x, axis=1)
+    rounding = jnp.finfo(weights.dtype).eps
+    # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
+    scale = jnp.linalg.norm(weights) / jnp.sqrt(float(n))
+    zero = _ZERO_UNITS * rounding * jnp.linalg.norm(weights, axis=1)
+    z = preactivations(weights, x)
+    if model.has_kinks:
+        reach = jnp.maximum(kink_tol * scale, zero)[:, None] * lengths
+        kink = (kink_tol >= 0) & retain & (jnp.abs(z) <= reach)
+        snapped = snap(weights, x, kink)
+    else:
+        kink = jnp.zeros(z.shape, bool)
+        snapped = weights
+    z = preactivations(snapped, x)
+    left_over = jnp.where(kink, jnp.abs(z), 0.0)
+    snap_failed = jnp.any(left_over > _SNAP_ERROR * rounding * scale * lengths)
+    z = jnp.where(kink, 0.0, z)
+
+    margins = y * logits(model, z, u)
+    least = jnp.min(jnp.where(retain, margins, jnp.inf))
+    separated = (least > 0) & jnp.isfinite(least) & ~snap_failed
+    norm = jnp.where(separated, least, 1.0)
+    theta = snapped / norm ** (1.0 / model.homogeneity)
+    margins = margins / norm
+
+    active = active_pairs(model, z) & ~kink & retain
+    signed = y[:, None] * x
+    safe_u = jnp.where(u != 0, u, 1.0)
+    targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
+    targets = jnp.where(kink, 0.0, targets)
+    solution = solve_multipliers(signed @ signed.T, targets, u**2, active, kink, jnp.sum(theta**2))
+    residual = theta - (u[:, None] * solution.coefficients) @ signed
+    slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
+
+    def valid(value):
+        return jnp.where(separated, value, jnp.nan)
+
+    return Certificate(
+        epsilon=valid(jnp.linalg.norm(residual)),
+        delta=valid(jnp.max(slack)),
+        tau=valid(one_minus_cosine(weights, snapped)),
+        multipliers=valid(solution.multipliers),
+        coefficients=valid(solution.coefficients),
+        kink_pairs=kink.sum(),
+        separated=separated,
+        kink_tol=jnp.maximum(kink_tol, 0.0),
+        gap=valid(solution.gap),
+        weights=valid(theta),
+        margins=valid(margins),
+    )
+
+
+def ladder(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+    kink_tols: Float[Array, " l"],
+) -> Certificate:
+    """One certificate for each kink tolerance, stacked along the first axis.
+
+    A negative tolerance ignores kinks altogether: the derivative is 1[z > 0], tau is 0.
+    """
+    if not model.has_kinks:
+        kink_tols = kink_tols[:1]
+    return jax.vmap(lambda tol: _rung(model, weights, u, x, y, retain, tol))(kink_tols)
+
+
+def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:
+    """The rung with the least epsilon among those with tau <= budget; if there are none, the
+    one with the least tau; the first in case of a tie.
+    """
+    epsilon = jnp.where(rungs.separated, rungs.epsilon, jnp.inf)
+    tau = jnp.where(rungs.separated, rungs.tau, jnp.inf)
+    within = tau <= tau_budget
+    best = jnp.where(
+        jnp.any(within), jnp.argmin(jnp.where(within, epsilon, jnp.inf)), jnp.argmin(tau)
+    )
+    return jax.tree.map(lambda leaf: leaf[best], rungs)
+
+
+def certify(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+    kink_tols: Float[Array, " l"],
+    tau_budget: Float[Array, ""],
+) -> Certificate:
+    """The best certificate on a ladder of kink tolerances within a budget for tau.
+
+    Pure, jittable, vmappable. A model that does not separate the retain set gets NaN and
+    ``separated = False``. The columns of ``x`` must hold the whole of ``weights`` (its
+    remainder outside the samples' span as columns in which ``x`` is zero).
+    """
+    return choose(ladder(model, weights, u, x, y, retain, kink_tols), tau_budget)

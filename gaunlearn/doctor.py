@@ -1,0 +1,123 @@
+"""Canaries: small programs that known-faulty releases of JAX compute wrongly or die of.
+
+Each compares with NumPy or a closed form. The one that can kill its process runs in another.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+__all__ = ["Finding", "examine", "versions"]
+
+_TIMEOUT_S = 120
+
+
+class Finding(NamedTuple):
+    """One canary on one device: its name, whether it is well, and what was seen."""
+
+    canary: str
+    device: str
+    well: bool
+    detail: str
+
+
+def versions() -> dict[str, str]:
+    """Versions that results depend on."""
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "numpy": np.__version__}
+
+
+def _row_norms(dtype: type, rows: int) -> tuple[bool, str]:
+    """Vmapped matrix-vector product and reduction, wrong in 0.10.2 on CPU (jax#39103)."""
+    values = np.arange(rows, dtype=dtype)
+    x = np.stack([values, np.zeros_like(values), np.zeros_like(values)], axis=1)
+    matrix = jnp.eye(3, dtype=dtype)
+    got = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(jnp.asarray(x))
+    error = float(np.max(np.abs(np.asarray(got) - values**2)))
+    return error <= 1e-5 * float(values[-1]) ** 2 * np.finfo(dtype).eps * 1e5, f"error {error:g}"
+
+
+def _elementwise() -> tuple[bool, str]:
+    """Plain operations outside jit, wrong on some GPUs in 0.11.0 and 0.11.1 (jax#40633)."""
+    root = float(jnp.sqrt(jnp.asarray(512.0)))
+    ones = np.asarray(jnp.ones(4) + 1)
+    normal = np.asarray(jax.random.normal(jax.random.key(0), (64,)))
+    well = abs(root - 512**0.5) < 1e-4 and bool((ones == 2).all()) and np.isfinite(normal).all()
+    return bool(well), f"sqrt(512) = {root:g}, ones + 1 = {ones[0]:g}"
+
+
+def _double_precision() -> tuple[bool, str]:
+    """float64 is really computed in float64."""
+    value = float(jax.jit(lambda a: (a + 1.0) - a)(jnp.asarray(2.0**40)))
+    return value == 1.0, f"(2^40 + 1) - 2^40 = {value:g}"
+
+
+_CANARIES: dict[str, Callable[[], tuple[bool, str]]] = {
+    "vmapped matvec and sum, float64": lambda: _row_norms(np.float64, 16_385),
+    "vmapped matvec and sum, float32": lambda: _row_norms(np.float32, 32_769),
+    "elementwise operations": _elementwise,
+    "float64 arithmetic": _double_precision,
+}
+
+# A broadcast product of rank 7 and its sum: 0.10.2 and 0.11.0 crash or hang on it on CPU
+# (jax#39257).
+_FUSION_PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np
+shape = (3, 2, 3, 2, 3, 2, 3)
+a = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 1000
+factors = [np.linspace(1, 2, s, dtype=np.float32).reshape([s if i == k else 1 for i in range(7)])
+           for k, s in enumerate(shape)]
+def f(a, factors):
+    for factor in factors:
+        a = a * factor
+    return a.sum(axis=(0, 2, 4, 6))
+got, want = np.asarray(jax.jit(f)(a, factors)), f(a, factors)
+assert np.allclose(got, want, rtol=1e-4), abs(got - want).max()
+"""
+
+
+def _fusion() -> Finding:
+    name, device = "rank-7 product and sum", "cpu (own process)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _FUSION_PROGRAM],
+            env=_cpu_environment(),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(name, device, False, f"hangs: no result in {_TIMEOUT_S} s")
+    last = done.stderr.strip().splitlines()[-1:] or [""]
+    detail = "" if done.returncode == 0 else f"exit status {done.returncode} {last[0]}"
+    return Finding(name, device, done.returncode == 0, detail or "agrees with NumPy")
+
+
+def _cpu_environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+def examine(*, in_own_process: bool = True) -> list[Finding]:
+    """Run the canaries on every local device.
+
+    Args:
+        in_own_process: also run the one that may crash or hang (some seconds).
+    """
+    findings = []
+    with jax.enable_x64(True):
+        for device in jax.local_devices():
+            with jax.default_device(device):
+                for name, canary in _CANARIES.items():
+                    well, detail = canary()
+                    findings.append(Finding(name, str(device), well, detail))
+    if in_own_process:
+        findings.append(_fusion())
+    return findings

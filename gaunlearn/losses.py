@@ -1,0 +1,57 @@
+"""The losses and their slopes as logarithms, summed over samples.
+
+Only logarithms are ever formed: the loss of a well-separated sample, exp(-q), underflows at a
+margin of q = 745, which normalised descent passes, while log loss and log slope stay of order q.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+from jaxtyping import Bool, Float
+
+__all__ = ["LOSSES", "Loss", "log_total_loss", "relative_slopes"]
+
+# Above this margin log(1 + exp(-q)) equals exp(-q) to less than a unit in the last place.
+_ASYMPTOTIC_MARGIN = 40.0
+
+
+class Loss(NamedTuple):
+    """log l(q) and log(-l'(q)) as functions of the margin q."""
+
+    log_value: Callable[[Array], Array]
+    log_slope: Callable[[Array], Array]
+
+
+def _logistic_log_value(margin: Array) -> Array:
+    bounded = jnp.minimum(margin, _ASYMPTOTIC_MARGIN)
+    return jnp.where(margin > _ASYMPTOTIC_MARGIN, -margin, jnp.log(jax.nn.softplus(-bounded)))
+
+
+LOSSES = {
+    "logistic": Loss(_logistic_log_value, lambda q: -jax.nn.softplus(q)),
+    "exponential": Loss(lambda q: -q, lambda q: -q),
+}
+
+
+def log_total_loss(
+    loss: Loss, margins: Float[Array, " m"], keep: Bool[Array, " m"]
+) -> Float[Array, ""]:
+    """log of the summed loss over the samples that ``keep`` selects."""
+    return logsumexp(jnp.where(keep, loss.log_value(margins), -jnp.inf))
+
+
+def relative_slopes(
+    loss: Loss, margins: Float[Array, " m"], keep: Bool[Array, " m"]
+) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+    """-l'(q_i) / L for each kept sample (0 elsewhere), and log L, L being the summed loss.
+
+    ``grad log L = -sum_i slope_i y_i grad N(x_i)``: the direction of loss-normalised descent,
+    of order 1 however small L is.
+    """
+    total = log_total_loss(loss, margins, keep)
+    slopes = jnp.where(keep, jnp.exp(loss.log_slope(margins) - total), 0.0)
+    return slopes, total

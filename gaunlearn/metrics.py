@@ -1,0 +1,27 @@
+"""How models generalise, agree, and betray what they were trained on."""
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+__all__ = ["accuracy", "disagreement", "membership"]
+
+
+def accuracy(logit: Float[Array, " t"], y: Float[Array, " t"]) -> Float[Array, ""]:
+    """Share of fresh samples whose logit has the label's sign; a logit of 0 is an error."""
+    return jnp.mean(y * logit > 0)
+
+
+def disagreement(a: Float[Array, " t"], b: Float[Array, " t"]) -> Float[Array, ""]:
+    """Share of fresh samples to which two models give different signs."""
+    return jnp.mean(jnp.sign(a) != jnp.sign(b))
+
+
+def membership(margin: Float[Array, ""], fresh_margins: Float[Array, " t"]) -> Float[Array, ""]:
+    """How far a sample's margin stands out: P(fresh margin < margin) + P(equal) / 2.
+
+    0.5 cannot be told from a fresh sample, 1 is remembered, 0 is conspicuously avoided. The mean
+    over trials is the area under the ROC curve of the attack that thresholds the margin
+    (Mann and Whitney's U over its maximum).
+    """
+    return jnp.mean(fresh_margins < margin) + 0.5 * jnp.mean(fresh_margins == margin)

@@ -1,0 +1,1 @@
+"""Figures and the terminal summary of a stored run; needs neither JAX nor the engine."""

@@ -1,0 +1,147 @@
+"""Figures of a stored run, in one style: PNG for the screen, SVG for print."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gaunlearn.sweep.store import Run
+
+__all__ = ["draw"]
+
+# Okabe and Ito's colours, told apart by readers with any colour vision; then line styles.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_REFERENCE = "#555555"
+_MOST_LINES = 12
+_STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gaunlearn",
+}
+
+
+def draw(run: Run) -> list[Path]:
+    """Draw epsilon, delta and tau against the step fraction into ``report/`` of the run.
+
+    Returns:
+        The files; none if the run has fewer than two step fractions.
+    """
+    frame = run.to_pandas()
+    if frame["step_fraction"].nunique() < 2:
+        return []
+    with matplotlib.rc_context(_STYLE):
+        figure = _against_step_fraction(frame, run)
+        folder = run.path / "report"
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / "step_fraction.png", folder / "step_fraction.svg"]
+        figure.savefig(files[0], dpi=160)
+        figure.savefig(files[1], metadata={"Date": None})
+    return files
+
+
+def _groups(frame: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:
+    if not swept:
+        return [("unlearned", frame)]
+    found = []
+    for values, group in frame.groupby(swept, sort=False, dropna=False):
+        label = ", ".join(f"{name} {value}" for name, value in zip(swept, values, strict=True))
+        found.append((label.replace("_", " "), group))
+    return found
+
+
+def _line(ax: Axes, frame: pd.DataFrame, column: str, label: str, colour: str, style) -> None:
+    """Median over seeds and forgotten points, with a band from the lower to the upper quartile."""
+    by_step = frame.groupby("step_fraction")[column]
+    low, mid, high = (by_step.quantile(q) for q in (0.25, 0.5, 0.75))
+    ax.fill_between(low.index, low, high, color=colour, alpha=0.18, linewidth=0)
+    ax.plot(mid.index, mid, color=colour, linestyle=style, linewidth=1.7, label=label)
+
+
+def _reference(ax: Axes, value: float, label: str, colour: str = _REFERENCE, style="--") -> None:
+    if np.isfinite(value) and value > 0:
+        ax.axhline(value, color=colour, linestyle=style, linewidth=1.1, label=label, zorder=1.5)
+
+
+def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
+    swept = [name for name in run.manifest["swept"] if name in frame]
+    groups = _groups(frame, swept)
+    shown = groups[:_MOST_LINES]
+    figure = Figure(figsize=(6.6, 8.6))
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))
+    several = len(shown) > 1
+    for place, (label, group) in enumerate(shown):
+        colour = _COLOURS[place % len(_COLOURS)]
+        style = _STYLES[place // len(_COLOURS) % len(_STYLES)]
+        _line(panels[0], group, "epsilon", label, colour, style)
+        _line(panels[1], group, "delta", label, colour, style)
+        tau = "to the retrained model" if not several else f"to the retrained model, {label}"
+        _line(panels[2], group, "tau_retrain", tau, colour, style)
+        if group["tau"].median() > 1e-12:
+            tau = "of the certificate" if not several else f"of the certificate, {label}"
+            _line(panels[2], group, "tau", tau, colour, (0, (1, 1)))
+        mark = colour if several else _REFERENCE
+        whose = "retrained model" if not several else f"retrained model, {label}"
+        _reference(panels[0], group["epsilon_retrain"].median(), whose, mark)
+        _reference(panels[1], group["delta_retrain"].median(), whose, mark)
+    _reference(
+        panels[2], frame["tau_retrain_floor"].median(), "two retrainings, different initial weights"
+    )
+
+    panels[0].set_ylabel("ε, stationarity residual")
+    panels[1].set_ylabel("δ, complementarity")
+    panels[2].set_ylabel("τ = 1 − cos")
+    panels[2].set_xlabel("step fraction f of the gradient-ascent step")
+    for ax in panels:
+        ax.set_yscale("log")
+        ax.axvline(1.0, color="#bbbbbb", linewidth=0.9, zorder=1)
+        ax.margins(x=0)
+        handles, labels = ax.get_legend_handles_labels()
+        if handles:
+            ax.legend(
+                handles,
+                labels,
+                loc="lower right",
+                bbox_to_anchor=(1, 1),
+                borderaxespad=0.1,
+                ncols=min(2, len(handles)),
+                columnspacing=1.2,
+                handlelength=2.2,
+            )
+    if panels[0].get_xlim()[0] < 1 < panels[0].get_xlim()[1]:
+        panels[0].annotate(
+            "the theorem's step",
+            (1, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -11),
+            textcoords="offset points",
+            fontsize=8,
+            color="#777777",
+        )
+    title = run.manifest["question"].split("?")[0]
+    title = f"{title}?" if "?" in run.manifest["question"] else run.manifest["name"]
+    wrapped = textwrap.wrap(title, 72)
+    figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
+    trials = f"{len(frame)} trials; lines are medians, bands quartiles, over seeds and points"
+    if len(groups) > len(shown):
+        trials += f"; {len(groups) - len(shown)} more settings are not drawn"
+    without = int((~frame["separated"]).sum())
+    if without:
+        trials += f"; {without} without a certificate"
+    figure.text(0.02, 0.008, trials, fontsize=7.5, color="#666666")
+    figure.subplots_adjust(
+        left=0.12, right=0.975, bottom=0.085, top=0.9 - 0.02 * (len(wrapped) - 1), hspace=0.36
+    )
+    return figure

@@ -1,0 +1,1 @@
+"""Sweeps: specification -> plan -> execution -> storage. Files, clocks and devices live here."""

@@ -1,0 +1,247 @@
+"""Run a plan's block: build problems, run the stages on every device, return rows as columns.
+
+Lanes (trials of one stage) are laid out along a one-axis mesh with ``shard_map``; within a device
+they are vmapped in batches small enough for the cache. Nothing here reads or writes files but the
+data a block names.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from gaunlearn.data.distributions import gaussian_mixture, isotropic
+from gaunlearn.data.real import digits, load_npz
+from gaunlearn.data.reduction import reduce_problem
+from gaunlearn.losses import LOSSES
+from gaunlearn.models import MODELS, initial_weights
+from gaunlearn.sweep.identity import digest, key_words
+from gaunlearn.sweep.plan import Block
+from gaunlearn.sweep.spec import Cell, DigitsData, FileData, IsotropicData, LinearModel, MixtureData
+from gaunlearn.training import TrainingConfig
+from gaunlearn.trial import (
+    FRESH,
+    FRESH_AGAIN,
+    INITIALISATIONS,
+    ORIGINAL,
+    Setup,
+    certify_stage,
+    evaluate_stage,
+    train_stage,
+)
+from gaunlearn.types import Dataset, Problem
+
+__all__ = ["run_block", "setup_of"]
+
+# Working set of one vmapped batch, in pairs (neuron, sample): about 4 MB of float64 per array.
+_PAIRS_PER_BATCH = 500_000
+# Where a retraining starts, and the second one whose distance gives the floor.
+_STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
+
+
+def setup_of(cell: Cell) -> Setup:
+    """The static part of a cell's trials."""
+    train = cell.train
+    kinks = cell.evaluate.kink_tol if cell.evaluate.kinks == "handled" else (-1.0,)
+    return Setup(
+        model=MODELS[cell.model.kind],
+        n=1 if isinstance(cell.model, LinearModel) else cell.model.n,
+        training=TrainingConfig(
+            loss=LOSSES[train.loss],
+            optimizer=train.optimizer,
+            step_size=train.step_size,
+            max_steps=train.max_steps,
+            target_log_loss=-np.inf if train.target_log_loss is None else train.target_log_loss,
+            target_epsilon=train.target_epsilon or 0.0,
+            check_every=train.check_every,
+        ),
+        kink_tols=kinks,
+        tau_budget=cell.evaluate.tau_budget,
+    )
+
+
+@cache
+def _sampler(d: int, m: int, n_test: int, kind: str) -> Callable[[Array, Array], Dataset]:
+    if kind == "isotropic":
+        return jax.jit(lambda key, _: isotropic(key, m, d, n_test))
+    return jax.jit(lambda key, alpha: gaussian_mixture(key, m, d, n_test, alpha))
+
+
+@partial(jax.jit, static_argnames="n")
+def _reduced(data: Dataset, keys: Array, scale: Array, n: int) -> Problem:
+    d = data.x.shape[1]
+    return reduce_problem(data, jax.vmap(lambda key: initial_weights(key, n, d, scale))(keys))
+
+
+def _problem(block: Block, setup: Setup, directory: Path, seed: int) -> Problem:
+    """One seed's data and initial weights, in reduced coordinates."""
+    spec = block.cells[0].data
+    match spec:
+        case MixtureData() | IsotropicData():
+            key = jax.random.wrap_key_data(key_words("data", block.data, seed))
+            alpha = spec.alpha if isinstance(spec, MixtureData) else 0.0
+            data = _sampler(spec.d, spec.m, spec.n_test, spec.kind)(key, jnp.asarray(alpha))
+        case DigitsData():
+            data = digits(seed, spec.m, spec.classes)
+        case FileData():
+            data = load_npz(directory / spec.path)
+    words = [key_words(f"init {which}", block.model, seed) for which in range(INITIALISATIONS)]
+    keys = jax.random.wrap_key_data(jnp.stack(words))
+    scale = jnp.asarray(block.cells[0].model.init_scale)
+    return _reduced(jax.tree.map(jnp.asarray, data), keys, scale, setup.n)
+
+
+@cache
+def _over_lanes(
+    stage: Callable[..., Any], setup: Setup, shared: int, batch: int, devices: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """jit(shard_map(batched vmap)) of ``stage(setup, *lane)``; the last ``shared`` arguments are
+    the same for all lanes.
+    """
+    mesh = Mesh(np.asarray(devices), ("trial",))
+
+    def on_device(lanes, common):
+        return jax.lax.map(lambda lane: stage(setup, *lane, *common), lanes, batch_size=batch)
+
+    lane = PartitionSpec("trial")
+    return jax.jit(
+        jax.shard_map(
+            on_device, mesh=mesh, in_specs=(lane, PartitionSpec()), out_specs=lane, check_vma=False
+        )
+    )
+
+
+def _run_lanes(
+    stage: Callable[..., Any],
+    setup: Setup,
+    lanes: tuple[Any, ...],
+    common: tuple[Any, ...] = (),
+    pairs: int = 1,
+) -> Any:
+    """Run a stage on lanes (leading axis) over all devices, padding with copies of the last.
+
+    Args:
+        pairs: (neuron, sample) pairs that one lane works on at a time.
+    """
+    devices = tuple(jax.local_devices())
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    share = -(-count // len(devices))
+    batch = max(1, min(share, _PAIRS_PER_BATCH // pairs))
+    padding = share * len(devices) - count
+    padded = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), lanes
+    )
+    results = _over_lanes(stage, setup, len(common), batch, devices)(padded, common)
+    return jax.tree.map(lambda leaf: leaf[:count], results)
+
+
+def run_block(
+    block: Block, directory: Path, report: Callable[[str], None] = lambda stage: None
+) -> list[dict[str, np.ndarray]]:
+    """Run all trials of a block.
+
+    Args:
+        directory: what relative paths in the specification refer to.
+        report: called with the name of each stage as it begins.
+
+    Returns:
+        For each cell a dictionary from column name to array, one entry a trial, without the
+        columns of parameters.
+    """
+    setup = setup_of(block.cells[0])
+    report("data")
+    seeds, forget = len(block.seeds), jnp.asarray(block.forget_indices)
+    points = forget.shape[0]
+    problems = [_problem(block, setup, directory, seed) for seed in block.seeds]
+    problem: Problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    m = problem.y.shape[1]
+    pairs = setup.n * m
+
+    def per_point(tree: Any) -> Any:
+        """Repeat seeds so that lane (seed, point) holds its seed's entry."""
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, points, axis=0), tree)
+
+    # Training needs no test set: dropping it keeps lanes small.
+    bare = problem._replace(
+        x_test=problem.x_test[:, :0],
+        y_test=problem.y_test[:, :0],
+        test_offset=problem.test_offset[..., :0],
+    )
+    report("train")
+    everything = jnp.ones((seeds, m), bool)
+    start = jnp.full(seeds, ORIGINAL)
+    trained = _run_lanes(train_stage, setup, (bare, start, everything), pairs=pairs)
+    jax.block_until_ready(trained)
+
+    report("retrain")
+    needed = sorted({start for cell in block.cells for start in _STARTS[cell.retrain.init]})
+    keep = jnp.tile(jnp.arange(m) != forget[:, None], (seeds, 1))
+    lanes = [(per_point(bare), jnp.full(seeds * points, start), keep) for start in needed]
+    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *lanes)
+    retrained_all = jax.block_until_ready(_run_lanes(train_stage, setup, together, pairs=pairs))
+    lane_count = seeds * points
+    retrained = {
+        start: jax.tree.map(
+            lambda leaf, a=a: leaf[a * lane_count : (a + 1) * lane_count], retrained_all
+        )
+        for a, start in enumerate(needed)
+    }
+
+    rows = []
+    fractions = jnp.asarray(block.step_fractions)
+    for cell, content in zip(block.cells, block.contents, strict=True):
+        report("evaluate")
+        setup = setup_of(cell)
+        certificate = _run_lanes(certify_stage, setup, (bare, trained), pairs=pairs)
+        first, again = _STARTS[cell.retrain.init]
+        shared, swept = _run_lanes(
+            evaluate_stage,
+            setup,
+            (
+                per_point(problem),
+                per_point(trained),
+                per_point(certificate),
+                retrained[first],
+                jnp.full(lane_count, first),
+                retrained[again],
+                jnp.tile(forget, seeds),
+            ),
+            (fractions,),
+            pairs=pairs * len(setup.kink_tols) * len(block.step_fractions),
+        )
+        rows.append(_columns(block, content, jax.device_get(shared), jax.device_get(swept)))
+    return rows
+
+
+def _columns(
+    block: Block, content: dict[str, Any], shared: dict[str, Any], swept: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Flatten (seed, point, step) and add the identity columns."""
+    count = len(block.step_fractions)
+    columns = {name: np.repeat(np.asarray(value), count) for name, value in shared.items()}
+    columns |= {name: np.asarray(value).reshape(-1) for name, value in swept.items()}
+    identity = list(_identities(block))
+    columns["seed"], columns["forget_index"], columns["step_fraction"] = map(
+        np.asarray, zip(*identity, strict=True)
+    )
+    base = digest(content)
+    columns["trial_id"] = np.asarray(
+        [
+            digest({"of": base, "seed": seed, "forget": index, "step_fraction": fraction})
+            for seed, index, fraction in identity
+        ]
+    )
+    return columns
+
+
+def _identities(block: Block) -> Iterable[tuple[int, int, float]]:
+    for seed in block.seeds:
+        for index in block.forget_indices:
+            for fraction in block.step_fractions:
+                yield seed, index, fraction

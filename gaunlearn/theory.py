@@ -1,0 +1,126 @@
+"""What theory says about a trial: the data conditions, and an a-posteriori bound on the ascent."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.models import Model, active_pairs, logits, preactivations
+
+__all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
+
+
+class DataConditions(NamedTuple):
+    """The quantities that MYV's assumptions on the data speak of.
+
+    Attributes:
+        psi: max_i | ||x_i||^2 - 1 |.
+        phi: max_{i != k} |<x_i, x_k>|.
+        eps_d: 4 m n phi for two_layer_relu, 4 m phi for linear.
+    """
+
+    psi: Float[Array, ""]
+    phi: Float[Array, ""]
+    eps_d: Float[Array, ""]
+
+
+def data_conditions(model: Model, n: int, x: Float[Array, "m r"]) -> DataConditions:
+    """psi, phi and eps_d of the samples (n is 1 for the linear model)."""
+    m = x.shape[0]
+    gram = x @ x.T
+    diagonal = jnp.eye(m, dtype=bool)
+    psi = jnp.max(jnp.abs(jnp.diagonal(gram) - 1))
+    phi = jnp.max(jnp.where(diagonal, 0.0, jnp.abs(gram)))
+    return DataConditions(psi, phi, 4 * m * n * phi if model.has_kinks else 4 * m * phi)
+
+
+class AscentBound(NamedTuple):
+    """The triple that the trained model's multipliers give, and a bound on it beforehand.
+
+    Attributes:
+        epsilon: ||W^ - sum_R lambda_i y_i h_i|| / gamma, gamma being the least retained margin of
+            W^ and lambda the trained model's multipliers: with (delta, tau = 0), a valid triple.
+        delta: max_R lambda_i / gamma (q_i / gamma - 1).
+        sign_flips: retained pairs whose ReLU sign the step changed.
+        bound_epsilon: bound on ``epsilon``; NaN if a sign flipped or the interference s >= 1.
+        bound_delta: likewise for ``delta``.
+    """
+
+    epsilon: Float[Array, ""]
+    delta: Float[Array, ""]
+    sign_flips: Int[Array, ""]
+    bound_epsilon: Float[Array, ""]
+    bound_delta: Float[Array, ""]
+
+
+def ascent_bound(
+    model: Model,
+    theta: Float[Array, "n r"],
+    multipliers: Float[Array, " m"],
+    coefficients: Float[Array, "n m"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    forget: Bool[Array, " m"],
+    step_fraction: Float[Array, ""],
+) -> AscentBound:
+    """Bound the ascent step's outcome from what is known before it.
+
+    With f the step fraction, h_i the gradients of theta on the retained samples, v = sum_F v_r
+    the ascent direction (v_r = lambda_r y_r h_r where no forgotten pair is a kink), and
+    s = f max_i sum_F |<h_i, v_r>|. If no retained sign changes, every retained margin moves by at
+    most s, so gamma >= 1 - s, and the residual moves from r = theta - sum_S lambda_i y_i h_i by
+    sum_F lambda_r y_r h_r - f v. Hence for s < 1
+
+        epsilon <= (||r|| + ||sum_F lambda_r y_r h_r - f v||) / (1 - s),
+        delta   <= (delta_1 + 2 lambda_max s) / (1 - s)^2,
+
+    which for f = 1 without kinks is epsilon_1 / (1 - s) (derived here; it is not MYV's theorem).
+
+    Args:
+        theta: trained weights, normalised to least margin 1 on the full training set.
+        multipliers: its dual variables.
+        coefficients: c_ji that defined the ascent step.
+        forget: the forget set; all other samples are retained.
+    """
+    signed = y[:, None] * x
+    retain = ~forget
+    z = preactivations(theta, x)
+    before = active_pairs(model, z)
+    derivative = before.astype(theta.dtype)
+    directions = jnp.where(forget, coefficients, 0.0)
+    theta_hat = theta - step_fraction * (u[:, None] * directions) @ signed
+    z_hat = preactivations(theta_hat, x)
+    after = active_pairs(model, z_hat)
+    sign_flips = jnp.sum((before != after) & retain)
+
+    # <h_i, v_r> = y_i (x_i . x_r) y_r sum_j u_j^2 derivative_ji c_jr
+    overlap = (u**2 * derivative.T) @ directions
+    interference = step_fraction * jnp.abs(overlap * (x @ x.T)).sum(1)
+    s = jnp.max(jnp.where(retain, interference, 0.0))
+
+    def gradient_sum(pattern, lam):
+        return (u[:, None] * pattern * lam) @ signed
+
+    start = theta - gradient_sum(derivative, multipliers)
+    lam_retain = jnp.where(retain, multipliers, 0.0)
+    lam_forget = jnp.where(retain, 0.0, multipliers)
+    change = gradient_sum(derivative, lam_forget) - (theta - theta_hat)
+    q = y * logits(model, z, u)
+    delta_start = jnp.max(jnp.where(retain, multipliers * (q - 1), -jnp.inf))
+    holds = (sign_flips == 0) & (s < 1)
+    room = jnp.where(holds, 1 - s, jnp.nan)
+
+    q_hat = y * logits(model, z_hat, u)
+    gamma = jnp.min(jnp.where(retain, q_hat, jnp.inf))
+    gamma = jnp.where(gamma > 0, gamma, jnp.nan)
+    residual = theta_hat - gradient_sum(after.astype(theta.dtype), lam_retain)
+    slack = lam_retain / gamma * (q_hat / gamma - 1)
+    return AscentBound(
+        epsilon=jnp.linalg.norm(residual) / gamma,
+        delta=jnp.max(jnp.where(retain, slack, -jnp.inf)),
+        sign_flips=sign_flips,
+        bound_epsilon=(jnp.linalg.norm(start) + jnp.linalg.norm(change)) / room,
+        bound_delta=(delta_start + 2 * jnp.max(lam_retain) * s) / room**2,
+    )

@@ -1,0 +1,141 @@
+"""Gradient descent and loss-normalised gradient descent, compiled into one loop.
+
+The gradient that enters optax is always that of log L, which stays of order 1; plain gradient
+descent is that gradient times L (``scale_by_loss``), loss-normalised descent is it unchanged
+(step / L, the choice that reaches the limit direction in a usable time; LL section 5 does the
+same by a loss-based learning rate).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.losses import Loss, log_total_loss, relative_slopes
+from gaunlearn.models import Model, logits, preactivations
+
+__all__ = ["OPTIMIZERS", "Trained", "TrainingConfig", "margins", "scale_by_loss", "train"]
+
+
+class TrainingConfig(NamedTuple):
+    """What fixes a training program.
+
+    Attributes:
+        loss: the loss summed over samples.
+        optimizer: a key of ``OPTIMIZERS``.
+        step_size: learning rate; of log L for ``normalized_gd``, of L for ``gd``.
+        max_steps: stop after so many steps.
+        target_log_loss: stop when log L is at most this; -inf never stops.
+        target_epsilon: stop when the KKT residual epsilon is at most this; 0 never stops.
+        check_every: how many steps lie between two looks at the targets.
+    """
+
+    loss: Loss
+    optimizer: str
+    step_size: float
+    max_steps: int
+    target_log_loss: float = -jnp.inf
+    target_epsilon: float = 0.0
+    check_every: int = 100
+
+
+class Trained(NamedTuple):
+    """Weights, the number of steps taken, and log L (sum over the kept samples) at the end."""
+
+    weights: Float[Array, "n r"]
+    steps: Int[Array, ""]
+    log_loss: Float[Array, ""]
+
+
+def scale_by_loss() -> optax.GradientTransformationExtraArgs:
+    """Turn the gradient of log L into that of L: multiply by exp(``log_loss``)."""
+
+    def update(updates, state, params=None, *, log_loss, **extra):
+        del params, extra
+        return jax.tree.map(lambda g: jnp.exp(log_loss) * g, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformationExtraArgs]] = {
+    "gd": lambda step_size: optax.chain(scale_by_loss(), optax.sgd(step_size)),
+    "normalized_gd": lambda step_size: optax.with_extra_args_support(optax.sgd(step_size)),
+}
+
+
+def margins(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+) -> Float[Array, " m"]:
+    """q_i = y_i N(x_i; W)."""
+    return y * logits(model, preactivations(weights, x), u)
+
+
+def train(
+    model: Model,
+    config: TrainingConfig,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    keep: Bool[Array, " m"],
+    epsilon_of: Callable[[Array], Array] | None = None,
+) -> Trained:
+    """Descend on the loss summed over the samples in ``keep``, from ``weights``.
+
+    Stops at ``max_steps`` or, looking every ``check_every`` steps, at the first target that is
+    met. The derivative of ReLU at 0 is taken to be 0.
+
+    Args:
+        epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
+
+    Raises:
+        ValueError: a positive ``target_epsilon`` without ``epsilon_of``.
+    """
+    if config.target_epsilon > 0 and epsilon_of is None:
+        raise ValueError("target_epsilon needs epsilon_of, a function from weights to epsilon")
+    optimizer = OPTIMIZERS[config.optimizer](config.step_size)
+
+    def step(_, carry):
+        weights, state = carry
+        outputs, pullback = jax.vjp(lambda w: logits(model, preactivations(w, x), u), weights)
+        slopes, log_loss = relative_slopes(config.loss, y * outputs, keep)
+        (gradient,) = pullback(-slopes * y)
+        updates, state = optimizer.update(gradient, state, weights, log_loss=log_loss)
+        return optax.apply_updates(weights, updates), state
+
+    def final_log_loss(weights):
+        return log_total_loss(config.loss, margins(model, weights, u, x, y), keep)
+
+    def target_met(weights):
+        met = final_log_loss(weights) <= config.target_log_loss
+        if config.target_epsilon > 0:
+            met |= epsilon_of(weights) <= config.target_epsilon
+        return met
+
+    carry = (weights, optimizer.init(weights))
+    if config.target_epsilon <= 0 and config.target_log_loss == -jnp.inf:
+        weights, _ = jax.lax.fori_loop(0, config.max_steps, step, carry)
+        return Trained(weights, jnp.asarray(config.max_steps), final_log_loss(weights))
+
+    # Targets are looked at between rounds: a predicate after every step would make every step of
+    # a vmapped loop select between old and new weights.
+    def round_of_steps(state):
+        carry, steps, _ = state
+        count = jnp.minimum(config.check_every, config.max_steps - steps)
+        carry = jax.lax.fori_loop(0, count, step, carry)
+        return carry, steps + count, target_met(carry[0])
+
+    (weights, _), steps, _ = jax.lax.while_loop(
+        lambda state: (state[1] < config.max_steps) & ~state[2],
+        round_of_steps,
+        (carry, jnp.asarray(0), target_met(weights)),
+    )
+    return Trained(weights, steps, final_log_loss(weights))

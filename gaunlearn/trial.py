@@ -1,0 +1,220 @@
+"""One trial, train -> ascend -> retrain -> evaluate, as pure functions of arrays.
+
+The stages are separate functions because a sweep shares them: one training serves every forget
+set, one pair of retrainings every step fraction (DESIGN 3.4). ``Setup`` holds what is static, and
+so defines a compiled program; all else is traced. Keys of the returned dictionaries are column
+names of ``schema``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.certificate import Certificate, certify, one_minus_cosine
+from gaunlearn.metrics import accuracy, disagreement, membership
+from gaunlearn.models import Model, logits, output_weights, preactivations
+from gaunlearn.theory import ascent_bound, data_conditions
+from gaunlearn.training import Trained, TrainingConfig, margins, train
+from gaunlearn.types import Problem
+from gaunlearn.unlearning import ascent_direction
+
+__all__ = [
+    "FRESH",
+    "FRESH_AGAIN",
+    "INITIALISATIONS",
+    "ORIGINAL",
+    "Setup",
+    "certify_stage",
+    "evaluate_stage",
+    "train_stage",
+]
+
+# Places in Problem.initial_weights: the trained model's, and two fresh ones to retrain from.
+ORIGINAL, FRESH, FRESH_AGAIN = 0, 1, 2
+INITIALISATIONS = 3
+
+
+class Setup(NamedTuple):
+    """What is fixed for a compiled program.
+
+    Attributes:
+        model: the architecture.
+        n: neurons; 1 for the linear model.
+        training: the descent, the same for training and retraining.
+        kink_tols: ladder of kink tolerances; (-1,) ignores kinks.
+        tau_budget: how much tau a certificate may cost.
+    """
+
+    model: Model
+    n: int
+    training: TrainingConfig
+    kink_tols: tuple[float, ...]
+    tau_budget: float
+
+
+def _certify(
+    setup: Setup, problem: Problem, weights: Float[Array, "n r+k"], keep: Bool[Array, " m"]
+) -> Certificate:
+    return certify(
+        setup.model,
+        weights,
+        output_weights(setup.model, setup.n),
+        problem.x,
+        problem.y,
+        keep,
+        jnp.asarray(setup.kink_tols),
+        jnp.asarray(setup.tau_budget),
+    )
+
+
+def train_stage(
+    setup: Setup, problem: Problem, start: Int[Array, ""], keep: Bool[Array, " m"]
+) -> Trained:
+    """Train on the samples in ``keep`` from initialisation number ``start``.
+
+    The coordinates outside the samples' span never change, so descent leaves them out.
+    """
+    u = output_weights(setup.model, setup.n)
+    initial = problem.initial_weights[start]
+    r = problem.x.shape[1] - problem.initial_weights.shape[0]
+    outside = initial[:, r:]
+
+    def whole(inside):
+        return jnp.concatenate([inside, outside], axis=1)
+
+    trained = train(
+        setup.model,
+        setup.training,
+        initial[:, :r],
+        u,
+        problem.x[:, :r],
+        problem.y,
+        keep,
+        epsilon_of=lambda inside: _certify(setup, problem, whole(inside), keep).epsilon,
+    )
+    return trained._replace(weights=whole(trained.weights))
+
+
+def certify_stage(setup: Setup, problem: Problem, trained: Trained) -> Certificate:
+    """The trained model's certificate on the full training set: epsilon_1, delta_1, lambda."""
+    return _certify(setup, problem, trained.weights, jnp.ones_like(problem.y, bool))
+
+
+def evaluate_stage(
+    setup: Setup,
+    problem: Problem,
+    trained: Trained,
+    trained_certificate: Certificate,
+    retrained: Trained,
+    retrained_start: Int[Array, ""],
+    retrained_again: Trained,
+    forget_index: Int[Array, ""],
+    step_fractions: Float[Array, " f"],
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Forget one sample at every step fraction and compare with the retrained model.
+
+    Returns:
+        Two dictionaries: scalars, which hold for every step fraction, and arrays (f,).
+    """
+    model, u = setup.model, output_weights(setup.model, setup.n)
+    x, y = problem.x, problem.y
+    forget = jnp.arange(y.shape[0]) == forget_index
+    retain = ~forget
+    has_test = problem.y_test.shape[0] > 0
+    original = trained_certificate
+
+    def test_logits(weights, start):
+        z = preactivations(weights, problem.x_test) + problem.test_offset[start]
+        return logits(model, z, u)
+
+    def least_retained(q):
+        least = jnp.min(jnp.where(retain, q, jnp.inf))
+        return jnp.where(least > 0, least, jnp.nan)
+
+    def generalisation(weights, start):
+        """Forget margin in units of the least retained one; accuracy, membership, logits."""
+        q = margins(model, weights, u, x, y)
+        found = {"margin_forget": q[forget_index] / least_retained(q)}
+        if not has_test:
+            return found, None
+        fresh = test_logits(weights, start)
+        known = jnp.isfinite(q[forget_index])
+        found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
+        found["membership"] = jnp.where(
+            known, membership(q[forget_index], problem.y_test * fresh), jnp.nan
+        )
+        return found, fresh
+
+    def named(found, whose):
+        return {f"{name}_{whose}": value for name, value in found.items()}
+
+    reference = _certify(setup, problem, retrained.weights, retain)
+    retrained_quality, retrained_logits = generalisation(retrained.weights, retrained_start)
+    original_quality, _ = generalisation(trained.weights, jnp.asarray(ORIGINAL))
+    conditions = data_conditions(model, setup.n, x)
+    shared = {
+        **conditions._asdict(),
+        "epsilon_train": original.epsilon,
+        "delta_train": original.delta,
+        "tau_train": original.tau,
+        "kink_pairs_train": original.kink_pairs,
+        "separated_train": original.separated,
+        "log_loss_train": trained.log_loss,
+        "steps": trained.steps,
+        "lambda_forget": original.multipliers[forget_index],
+        "epsilon_retrain": reference.epsilon,
+        "delta_retrain": reference.delta,
+        "separated_retrain": reference.separated,
+        "log_loss_retrain": retrained.log_loss,
+        "steps_retrain": retrained.steps,
+        "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
+        **named(original_quality, "original"),
+        **named(retrained_quality, "retrained"),
+    }
+
+    least = jnp.min(margins(model, trained.weights, u, x, y))
+    theta = trained.weights / jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
+    direction = ascent_direction(original, u, x, y, forget)
+
+    def at_fraction(step_fraction):
+        # At the trained scale, so that the test offset of the initialisation still fits.
+        unlearned = trained.weights - step_fraction * least ** (1 / model.homogeneity) * direction
+        unlearned = jnp.where(original.separated, unlearned, jnp.nan)
+        certificate = _certify(setup, problem, unlearned, retain)
+        bound = ascent_bound(
+            model,
+            theta,
+            original.multipliers,
+            original.coefficients,
+            u,
+            x,
+            y,
+            forget,
+            step_fraction,
+        )
+        quality, fresh = generalisation(unlearned, jnp.asarray(ORIGINAL))
+        found = {
+            "separated": certificate.separated,
+            "epsilon": certificate.epsilon,
+            "delta": certificate.delta,
+            "tau": certificate.tau,
+            "kink_tol": certificate.kink_tol,
+            "kink_pairs": certificate.kink_pairs,
+            "kkt_gap": certificate.gap,
+            "tau_retrain": one_minus_cosine(unlearned, reference.weights),
+            "sign_flips": bound.sign_flips,
+            "epsilon_inherited": bound.epsilon,
+            "delta_inherited": bound.delta,
+            "bound_epsilon": bound.bound_epsilon,
+            "bound_delta": bound.bound_delta,
+            **named(quality, "unlearned"),
+        }
+        if fresh is not None:
+            differ = disagreement(fresh, retrained_logits)
+            found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
+        return found
+
+    return shared, jax.vmap(at_fraction)(step_fractions)

@@ -1,0 +1,53 @@
+"""Records that more than one module passes on, and the letters used for shapes.
+
+Shape letters, everywhere in the package: ``m`` samples, ``d`` features, ``r`` coordinates after
+reduction, ``n`` neurons (1 for the linear model), ``t`` test samples, ``k`` initialisations.
+Matrices over (neuron, sample) pairs are ``(n, m)``, so that row j belongs to neuron j.
+"""
+
+from typing import NamedTuple
+
+from jax import Array
+from jaxtyping import Float
+
+__all__ = ["Dataset", "Problem"]
+
+
+class Dataset(NamedTuple):
+    """Samples in the original d dimensions.
+
+    Attributes:
+        x: training features.
+        y: training labels, +1 or -1.
+        x_test: fresh features, possibly none (t = 0).
+        y_test: their labels.
+        mean: the vector that the reduction keeps as a coordinate besides the samples: the
+            mixture's cluster mean, or zeros.
+    """
+
+    x: Float[Array, "m d"]
+    y: Float[Array, " m"]
+    x_test: Float[Array, "t d"]
+    y_test: Float[Array, " t"]
+    mean: Float[Array, " d"]
+
+
+class Problem(NamedTuple):
+    """A data set and its initial weights in reduced coordinates (see ``data.reduction``).
+
+    Attributes:
+        x: samples; the last k columns are zero.
+        y: labels, +1 or -1.
+        x_test: fresh samples in the same coordinates; the last k columns are zero.
+        y_test: their labels.
+        initial_weights: one ``(n, r + k)`` matrix for each of k initialisations. Column r + a
+            holds what lies outside the samples' span, which training never changes.
+        test_offset: what the part of W(0) outside the span adds to each test pre-activation.
+    """
+
+    x: Float[Array, "m r+k"]
+    y: Float[Array, " m"]
+    x_test: Float[Array, "t r+k"]
+    y_test: Float[Array, " t"]
+    initial_weights: Float[Array, "k n r+k"]
+    test_offset: Float[Array, "k n t"]
