@@ -1,6 +1,7 @@
 """The command line: parse, call, report on the terminal, exit status.
 
-0: done. 1: something failed and is named. 2: the specification or the call is wrong. 130: interrupted.
+0: done. 1: something failed and is named. 2: the specification or the call is wrong.
+130: interrupted.
 """
 
 import argparse

@@ -32,7 +32,10 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = ["Multipliers", "project_onto_cone", "solve_multipliers"]
 
+# Measured on isotropic data and digits (m = 40): more gradient steps find the face sooner, more
+# conjugate-gradient iterations are wasted on a face that is not the last one.
 _GRADIENT_STEPS = 8
+_FIRST_ITERATIONS = 15
 _MAX_ROUNDS = 200
 
 
@@ -186,14 +189,17 @@ def solve_multipliers(
         c, _, _ = jax.lax.fori_loop(0, _GRADIENT_STEPS, step, (c, c, one))
         return project(c - gradient(c) / curvature)
 
-    def minimise_on_face(c, multipliers):
+    def minimise_on_face(c, multipliers, last_face):
         """Conjugate gradients with free pairs, zero pairs and tied pairs (c = lambda) as in c,
         then as much of that step as keeps c in the cone, or its projection if that is lower.
+        Also returns the face, to be compared with the next round's.
         """
         positive = multipliers > 0
         free = kink & (c > 0) & (c < multipliers)
         tied = (active | (kink & (c >= multipliers))) & positive
         tied_mass = _sum_rows(weights, tied)
+        face = free + 2 * tied.astype(jnp.int8)
+        settled = jnp.all(face == last_face)
 
         def onto_face(a):
             mean = _ratio(_sum_rows(weights, jnp.where(tied, a, 0.0)), tied_mass)
@@ -211,9 +217,11 @@ def solve_multipliers(
 
         residual = -onto_face(gradient(c))
         start = inner(residual, residual)
+        # Accuracy is worth its price only on a face that has been found twice running.
+        limit = jnp.where(settled, 4 * m + 50, _FIRST_ITERATIONS)
         goal = jnp.maximum(0.1 * rounding**2 * start, 0.01 * smallest_residual)
         step, *_ = jax.lax.while_loop(
-            lambda state: (state[3] > goal) & (state[4] < m + 50),
+            lambda state: (state[3] > goal) & (state[4] < limit),
             iterate,
             (jnp.zeros_like(c), residual, residual, start, 0),
         )
@@ -232,23 +240,23 @@ def solve_multipliers(
         lower = objective(projected, gradient(projected)) < objective(
             truncated, gradient(truncated)
         )
-        return jnp.where(lower, projected, truncated)
+        return jnp.where(lower, projected, truncated), face
 
     def one_round(state):
-        c, _, gap, _, rounds = state
+        c, _, gap, _, face, rounds = state
         c, multipliers = gradient_steps(c)
-        c = minimise_on_face(c, multipliers)
+        c, face = minimise_on_face(c, multipliers, face)
         c, multipliers = project(c - gradient(c) / curvature)
-        return c, multipliers, relative_gap(c, gradient(c)), gap, rounds + 1
+        return c, multipliers, relative_gap(c, gradient(c)), gap, face, rounds + 1
 
     def unfinished(state):
-        _, _, gap, previous, rounds = state
+        _, _, gap, previous, _, rounds = state
         # A gap of some units in the last place is as good as 0; so is one of a few hundred that
         # another round did not halve.
         stalled = (gap <= 1000 * rounding) & (gap > 0.5 * previous)
         return (gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)
 
-    coefficients, multipliers, gap, _, rounds = jax.lax.while_loop(
+    coefficients, multipliers, gap, _, _, rounds = jax.lax.while_loop(
         unfinished,
         one_round,
         (
@@ -256,7 +264,8 @@ def solve_multipliers(
             jnp.zeros(m, targets.dtype),
             jnp.asarray(jnp.inf, targets.dtype),
             jnp.asarray(jnp.inf, targets.dtype),
+            jnp.full(targets.shape, -1, jnp.int8),
             0,
         ),
     )
-    return Multipliers(multipliers, coefficients, gap, rounds)
+    return Multipliers(multipliers, coefficients, gap, jnp.asarray(rounds))

@@ -49,7 +49,7 @@ def output_weights(model: Model, n: int) -> Float[Array, " n"]:
 
 
 def initial_weights(key: Array, n: int, d: int, scale: Float[Array, ""]) -> Float[Array, "n d"]:
-    """W(0) with independent N(0, scale^2 / d) entries, so that each row has norm about ``scale``."""
+    """W(0) with independent N(0, scale^2 / d) entries: each row has norm about ``scale``."""
     return scale / jnp.sqrt(float(d)) * jax.random.normal(key, (n, d))
 
 

@@ -116,7 +116,7 @@ def train(
 
     def target_met(weights):
         met = final_log_loss(weights) <= config.target_log_loss
-        if config.target_epsilon > 0:
+        if epsilon_of is not None and config.target_epsilon > 0:
             met |= epsilon_of(weights) <= config.target_epsilon
         return met
 

@@ -7,14 +7,17 @@ Matrices over (neuron, sample) pairs are ``(n, m)``, so that row j belongs to ne
 
 from typing import NamedTuple
 
+import numpy as np
 from jax import Array
 from jaxtyping import Float
+
+AnyArray = Array | np.ndarray
 
 __all__ = ["Dataset", "Problem"]
 
 
 class Dataset(NamedTuple):
-    """Samples in the original d dimensions.
+    """Samples in the original d dimensions, as NumPy or JAX arrays.
 
     Attributes:
         x: training features.
@@ -25,11 +28,11 @@ class Dataset(NamedTuple):
             mixture's cluster mean, or zeros.
     """
 
-    x: Float[Array, "m d"]
-    y: Float[Array, " m"]
-    x_test: Float[Array, "t d"]
-    y_test: Float[Array, " t"]
-    mean: Float[Array, " d"]
+    x: Float[AnyArray, "m d"]
+    y: Float[AnyArray, " m"]
+    x_test: Float[AnyArray, "t d"]
+    y_test: Float[AnyArray, " t"]
+    mean: Float[AnyArray, " d"]
 
 
 class Problem(NamedTuple):

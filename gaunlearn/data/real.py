@@ -1,6 +1,5 @@
 """Real data: scikit-learn's bundled digits, and a user's own file. NumPy arrays throughout."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -44,11 +43,11 @@ def load_npz(path: Path) -> Dataset:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, Mapping):
-                raise ValueError("not an .npz archive (a single array?)")
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except (AttributeError, TypeError):  # a single array, .npy
+        raise ValueError(f"{path}: is not an .npz archive") from None
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: cannot be read as .npz: {error}") from None
     for name in ("x", "y"):

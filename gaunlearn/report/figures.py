@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -102,7 +103,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
 
     panels[0].set_ylabel("ε, stationarity residual")
     panels[1].set_ylabel("δ, complementarity")
-    panels[2].set_ylabel("τ = 1 − cos")
+    panels[2].set_ylabel("τ = 1 \N{MINUS SIGN} cos")
     panels[2].set_xlabel("step fraction f of the gradient-ascent step")
     for ax in panels:
         ax.set_yscale("log")

@@ -84,7 +84,7 @@ def _problem(block: Block, setup: Setup, directory: Path, seed: int) -> Problem:
     spec = block.cells[0].data
     match spec:
         case MixtureData() | IsotropicData():
-            key = jax.random.wrap_key_data(key_words("data", block.data, seed))
+            key = jax.random.wrap_key_data(jnp.asarray(key_words("data", block.data, seed)))
             alpha = spec.alpha if isinstance(spec, MixtureData) else 0.0
             data = _sampler(spec.d, spec.m, spec.n_test, spec.kind)(key, jnp.asarray(alpha))
         case DigitsData():

@@ -35,7 +35,7 @@ class FaultyJaxError(RuntimeError):
 
 
 class Progress(NamedTuple):
-    """Where a run is: trials done of all, the stage that begins, the last block's median epsilon."""
+    """Where a run is: trials done of all, the stage that begins, the last median epsilon."""
 
     done: int
     total: int

@@ -10,7 +10,7 @@ import itertools
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -19,7 +19,7 @@ from gaunlearn.data.real import digits, load_npz
 from gaunlearn.losses import LOSSES
 from gaunlearn.training import OPTIMIZERS
 
-__all__ = ["Cell", "Sweep", "SpecError", "column_name", "load_spec"]
+__all__ = ["Cell", "SpecError", "Sweep", "column_name", "load_spec"]
 
 
 class SpecError(ValueError):
@@ -175,7 +175,7 @@ class Sweep(BaseModel):
 
 
 def column_name(section: str, key: str) -> str:
-    """The data set's column of a parameter: its key, with the section where that says too little."""
+    """The column of a parameter: its key, after the section where that alone says too little."""
     return f"{section}_{key}" if key in {"kind", "init", "path"} else key
 
 
@@ -288,11 +288,9 @@ class _Reader:
             for name in value:
                 if name not in {"start", "stop", "count"}:
                     self.unknown(f"{key}.{name}", name, ["start", "stop", "count"])
-            ends = [value.get("start"), value.get("stop")]
-            count = value.get("count")
-            if not all(_is_number(end) for end in ends) or type(count) is not int or count < 2:
+            start, stop, count = (value.get(name) for name in ("start", "stop", "count"))
+            if not (_is_number(start) and _is_number(stop) and type(count) is int and count > 1):
                 self.fail(f"{key} = {value!r}", f"{allowed}, count being 2 or more")
-            start, stop = ends
             values = [start + (stop - start) * i / (count - 1) for i in range(count)]
         else:
             values = value if isinstance(value, list) else [value]
@@ -349,7 +347,7 @@ class _Reader:
             )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return type(value) in (int, float) and abs(value) < float("inf")
 
 
