@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 AnyArray = Array | np.ndarray
 
-__all__ = ["Dataset", "Problem"]
+__all__ = ["AnyArray", "Dataset", "Problem"]
 
 
 class Dataset(NamedTuple):

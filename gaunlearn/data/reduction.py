@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gaunlearn.types import Dataset, Problem
+from gaunlearn.types import AnyArray, Dataset, Problem
 
 __all__ = ["reduce_problem", "span_basis"]
 
 
-def span_basis(x: Float[Array, "m d"], mean: Float[Array, " d"]) -> Float[Array, "d r"]:
+def span_basis(x: Float[AnyArray, "m d"], mean: Float[AnyArray, " d"]) -> Float[Array, "d r"]:
     """Orthonormal columns whose span holds the samples and the mean; r = min(d, m + 1)."""
-    return jnp.linalg.qr(jnp.concatenate([x, mean[None]]).T)[0]
+    return jnp.linalg.qr(jnp.concatenate([jnp.asarray(x), jnp.asarray(mean)[None]]).T)[0]
 
 
 def reduce_problem(data: Dataset, weights: Float[Array, "k n d"]) -> Problem:
@@ -47,9 +47,9 @@ def reduce_problem(data: Dataset, weights: Float[Array, "k n d"]) -> Problem:
 
     return Problem(
         x=pad(data.x @ basis),
-        y=data.y,
+        y=jnp.asarray(data.y),
         x_test=pad(data.x_test @ basis),
-        y_test=data.y_test,
+        y_test=jnp.asarray(data.y_test),
         initial_weights=jnp.concatenate([inside, outside], axis=2),
         test_offset=jax.vmap(lambda rest: rest @ data.x_test.T)(remainder),
     )

@@ -1,0 +1,48 @@
+"""Problems that several tests share, made from a seeded generator."""
+
+import numpy as np
+
+__all__ = ["network_at_kinks", "output_weights", "separated_network"]
+
+
+def output_weights(n):
+    """Alternating +-1/sqrt(n)."""
+    return np.where(np.arange(n) % 2 == 0, 1.0, -1.0) / np.sqrt(n)
+
+
+def separated_network(rng, n, m, d, correlation=0.0):
+    """(W, u, x, y): a random network that separates its random samples, far from kinks.
+
+    ``correlation`` mixes one common direction into the samples.
+    """
+    u = output_weights(n)
+    y = np.where(np.arange(m) % 2 == 0, 1.0, -1.0)
+    for _ in range(200):
+        x = rng.normal(size=(m, d)) / np.sqrt(d) + correlation * rng.normal(size=d) / np.sqrt(d)
+        lam = rng.uniform(0.5, 2.0, m)
+        W = 0.5 * rng.normal(size=(n, d))
+        # Perceptron-like steps until it separates; the rest of W is left to be epsilon.
+        for _ in range(100):
+            active = W @ x.T > 0
+            margins = y * (u @ np.maximum(W @ x.T, 0))
+            if margins.min() > 0.02:
+                return W, u, x, y
+            W += 0.5 * (u[:, None] * active * (lam * y * (margins <= 0.1))) @ x
+    raise AssertionError("no separated network found")
+
+
+def network_at_kinks(rng, n, m, d, kinks_per_sample, correlation=0.0):
+    """As ``separated_network``, with some pairs of each sample moved to zero pre-activation."""
+    for _ in range(100):
+        W, u, x, y = separated_network(rng, n, m, d, correlation)
+        kink = np.zeros((n, m), bool)
+        for i in range(m):
+            kink[rng.permutation(n)[:kinks_per_sample], i] = True
+        for j in range(n):
+            if kink[j].any():
+                rows = x[kink[j]]
+                W[j] -= np.linalg.pinv(rows) @ (rows @ W[j])
+        z = np.where(kink, 0.0, W @ x.T)
+        if (y * (u @ np.maximum(z, 0))).min() > 0.01:
+            return W, u, x, y, kink
+    raise AssertionError("no separated network found")

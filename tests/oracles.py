@@ -1,0 +1,125 @@
+"""Independent references in NumPy, SciPy and cvxpy. Nothing here imports gaunlearn.
+
+Written from the definitions (DESIGN sections 2 and 3), for clarity and not for speed.
+"""
+
+import itertools
+
+import cvxpy as cp
+import numpy as np
+from scipy.optimize import nnls
+
+__all__ = [
+    "certificate_by_cvxpy",
+    "epsilon_by_generators",
+    "hard_margin",
+    "plain_descent",
+    "snap_rows",
+]
+
+
+def snap_rows(W, x, retain, tol):
+    """Project each row onto <w, x_i> = 0 for retained pairs within tol of the network's scale."""
+    n = len(W)
+    scale = np.linalg.norm(W) / np.sqrt(n)
+    kink = (np.abs(W @ x.T) <= tol * scale * np.linalg.norm(x, axis=1)) & retain
+    snapped = W.copy()
+    for j in range(n):
+        if kink[j].any():
+            rows = x[kink[j]]
+            snapped[j] -= np.linalg.pinv(rows) @ (rows @ W[j])
+    return snapped, kink
+
+
+def certificate_by_cvxpy(W, u, x, y, retain, tol):
+    """epsilon, delta, tau at one tolerance: snap, normalise, then a quadratic program.
+
+    ``tol`` None ignores kinks; ``u`` None is the linear model. None if W does not separate.
+    """
+    linear = u is None
+    W = np.atleast_2d(W)
+    u = np.ones(1) if linear else u
+    snapped, kink = W, np.zeros((len(W), len(x)), bool)
+    if not linear and tol is not None:
+        snapped, kink = snap_rows(W, x, retain, tol)
+    z = np.where(kink, 0.0, snapped @ x.T)
+    active = (np.ones_like(kink) if linear else (z > 0) & ~kink) & retain
+    margins = y * (u @ (z if linear else np.maximum(z, 0)))
+    least = margins[retain].min()
+    if not least > 0:
+        return None
+    theta, margins = snapped / least, margins / least
+    lam = cp.Variable(len(x), nonneg=True)
+    c = cp.Variable((len(W), len(x)), nonneg=True)
+    tied = cp.reshape(lam, (1, len(x)), order="C")
+    rows = np.ones((len(W), 1))
+    constraints = [
+        c <= rows @ tied,
+        cp.multiply(active, c - rows @ tied) == 0,
+        cp.multiply(~active & ~kink, c) == 0,
+    ]
+    residual = theta - np.diag(u) @ c @ (y[:, None] * x)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(residual)), constraints)
+    problem.solve(
+        solver="CLARABEL",
+        tol_gap_abs=1e-12,
+        tol_gap_rel=1e-12,
+        tol_feas=1e-12,
+        reduced_tol_gap_abs=1e-10,
+        reduced_tol_gap_rel=1e-10,
+        reduced_tol_feas=1e-10,
+    )
+    epsilon = float(np.linalg.norm(residual.value))
+    delta = float(np.max((lam.value * (margins - 1))[retain]))
+    unit_a, unit_b = W / np.linalg.norm(W), snapped / np.linalg.norm(snapped)
+    return epsilon, delta, 0.5 * float(np.sum((unit_a - unit_b) ** 2))
+
+
+def epsilon_by_generators(theta, u, x, y, active, kink):
+    """The same minimum to rounding, by non-negative least squares over the cone's generators:
+    for each sample lambda = 1 with every subset of its kinks at c = 1 (few kinks only).
+    """
+    columns = []
+    for i in range(len(x)):
+        kinks = np.flatnonzero(kink[:, i])
+        if not (active[:, i].any() or kinks.size):
+            continue
+        for chosen in itertools.product((0.0, 1.0), repeat=len(kinks)):
+            c = active[:, i].astype(float)
+            c[kinks] = chosen
+            columns.append(np.outer(u * c, y[i] * x[i]).ravel())
+    if not columns:
+        return float(np.linalg.norm(theta))
+    matrix = np.stack(columns, axis=1)
+    return float(nnls(matrix, theta.ravel(), maxiter=100 * matrix.shape[1])[1])
+
+
+def hard_margin(x, y):
+    """The minimum-norm w with y_i <w, x_i> >= 1, and its dual variables."""
+    w = cp.Variable(x.shape[1])
+    separation = cp.multiply(y, x @ w) >= 1
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(w)), [separation])
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13)
+    return w.value, separation.dual_value
+
+
+def plain_descent(W, u, x, y, keep, step_size, steps, loss="logistic", normalized=True):
+    """Gradient descent in d dimensions, one step after the other; u None is the linear model.
+
+    The loss and its slope are formed directly, so margins must stay moderate.
+    """
+    linear = u is None
+    W = np.array(np.atleast_2d(W))
+    u = np.ones(1) if linear else u
+    x, y = x[keep], y[keep]
+    for _ in range(steps):
+        z = W @ x.T
+        q = y * (u @ (z if linear else np.maximum(z, 0)))
+        if loss == "logistic":
+            total, slope = np.log1p(np.exp(-q)).sum(), 1 / (1 + np.exp(q))
+        else:
+            total, slope = np.exp(-q).sum(), np.exp(-q)
+        weight = slope / total if normalized else slope
+        derivative = np.ones_like(z) if linear else (z > 0).astype(float)
+        W += step_size * (u[:, None] * derivative * (weight * y)) @ x
+    return W

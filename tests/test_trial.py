@@ -1,0 +1,343 @@
+"""The whole trial: the reduction against d dimensions, the bound, and the regimes of the design."""
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from cases import output_weights
+from oracles import plain_descent
+
+import gaunlearn
+from gaunlearn.data.reduction import reduce_problem
+from gaunlearn.models import MODELS
+from gaunlearn.sweep.execute import run_block
+from gaunlearn.sweep.plan import plan_blocks
+from gaunlearn.sweep.spec import load_spec
+from gaunlearn.theory import data_conditions
+from gaunlearn.types import Dataset
+
+
+def rows_of(text, folder, cell=0):
+    """Run a specification's text and return one cell's columns over all blocks."""
+    path = folder / "spec.toml"
+    path.write_text(text)
+    sweep = load_spec(path)
+    found = [run_block(block, sweep.directory)[cell] for block in plan_blocks(sweep)]
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+@pytest.mark.parametrize(("m", "d"), [(5, 40), (6, 4)])
+def test_reduction_keeps_all_geometry(m, d):
+    """Norms, inner products across initialisations and test pre-activations, also for r = d."""
+    rng = np.random.default_rng(0)
+    data = Dataset(
+        rng.normal(size=(m, d)), np.ones(m), rng.normal(size=(7, d)), np.ones(7),
+        rng.normal(size=d),
+    )
+    W = rng.normal(size=(3, 4, d))
+    got = jax.jit(reduce_problem)(data, W)
+    a = np.asarray(got.initial_weights)
+    np.testing.assert_allclose(a @ np.asarray(got.x).T, W @ data.x.T, atol=1e-12)
+    np.testing.assert_allclose(got.x @ got.x.T, data.x @ data.x.T, atol=1e-12)
+    for i in range(3):
+        for k in range(3):
+            np.testing.assert_allclose((a[i] * a[k]).sum(1), (W[i] * W[k]).sum(1), atol=1e-12)
+        z = a[i] @ np.asarray(got.x_test).T + np.asarray(got.test_offset[i])
+        np.testing.assert_allclose(z, W[i] @ data.x_test.T, atol=1e-12)
+    assert got.x.shape[1] == min(d, m + 1) + 3
+
+
+def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
+    """Train, ascend, retrain in d dimensions with NumPy and the public functions; compare rows.
+
+    Initial weights are far from small, so that what lies outside the span matters.
+    """
+    rng = np.random.default_rng(3)
+    m, d, n = 6, 30, 10
+    x, y = rng.normal(size=(m, d)) / np.sqrt(d), np.where(np.arange(m) % 2 == 0, 1.0, -1.0)
+    x_test, y_test = rng.normal(size=(50, d)) / np.sqrt(d), rng.choice([-1.0, 1.0], 50)
+    np.savez(tmp_path / "mine.npz", x=x, y=y, x_test=x_test, y_test=y_test)
+    rows = rows_of(
+        """
+        [data]
+        kind = "file"
+        path = "mine.npz"
+        [model]
+        kind = "two_layer_relu"
+        n = 10
+        init_scale = 0.5
+        [train]
+        max_steps = 400
+        step_size = 0.1
+        [retrain]
+        init = "same"
+        [forget]
+        index = [1, 4]
+        [unlearn]
+        step_fraction = [0.0, 1.0, 1.3]
+        """,
+        tmp_path,
+    )
+    sweep = load_spec(tmp_path / "spec.toml")
+    block = next(plan_blocks(sweep))
+    words = [
+        np.asarray(
+            __import__("gaunlearn.sweep.identity", fromlist=["key_words"]).key_words(
+                f"init {which}", block.model, 0
+            )
+        )
+        for which in range(2)
+    ]
+    from gaunlearn.models import initial_weights
+
+    starts = [
+        np.asarray(initial_weights(jax.random.wrap_key_data(w), n, d, 0.5)) for w in words
+    ]
+    u, everything = output_weights(n), np.ones(m, bool)
+    W = plain_descent(starts[0], u, x, y, everything, 0.1, 400)
+
+    def logits(weights, features):
+        return u @ np.maximum(weights @ features.T, 0)
+
+    trained = gaunlearn.certify(W, u, x, y)
+    place = 0
+    for forget in (1, 4):
+        retain = np.arange(m) != forget
+        again = plain_descent(starts[0], u, x, y, retain, 0.1, 400)
+        fresh = plain_descent(starts[1], u, x, y, retain, 0.1, 400)
+        reference = gaunlearn.certify(again, u, x, y, retain=retain)
+        for fraction in (0.0, 1.0, 1.3):
+            W_hat = gaunlearn.ascend(W, u, x, y, forget, fraction)
+            got = {name: column[place] for name, column in rows.items()}
+            place += 1
+            after = gaunlearn.certify(W_hat, u, x, y, retain=retain)
+            q = y * logits(W_hat, x)
+            q_fresh = y_test * logits(W_hat, x_test)
+            angle = np.sum(W_hat * reference.weights) / (
+                np.linalg.norm(W_hat) * np.linalg.norm(reference.weights)
+            )
+            floor = np.sum(again * fresh) / np.linalg.norm(again) / np.linalg.norm(fresh)
+            want = {
+                "forget_index": forget,
+                "step_fraction": fraction,
+                "epsilon_train": trained.epsilon,
+                "delta_train": trained.delta,
+                "lambda_forget": trained.multipliers[forget],
+                "epsilon": after.epsilon,
+                "delta": after.delta,
+                "tau": after.tau,
+                "epsilon_retrain": reference.epsilon,
+                "delta_retrain": reference.delta,
+                "tau_retrain": 1 - angle,
+                "tau_retrain_floor": 1 - floor,
+                "margin_forget_unlearned": q[forget] / q[retain].min(),
+                "accuracy_unlearned": np.mean(q_fresh > 0),
+                "accuracy_retrained": np.mean(y_test * logits(again, x_test) > 0),
+                "membership_unlearned": np.mean(q_fresh < q[forget]),
+                "disagreement": np.mean(
+                    np.sign(logits(W_hat, x_test)) != np.sign(logits(again, x_test))
+                ),
+                "phi": np.max(np.abs(x @ x.T - np.diag(np.sum(x**2, 1)))),
+                "psi": np.max(np.abs(np.sum(x**2, 1) - 1)),
+            }
+            for name, value in want.items():
+                assert got[name] == pytest.approx(value, rel=1e-8, abs=1e-9), name
+
+
+def test_data_conditions_by_hand():
+    x = np.array([[1.0, 0.0], [0.6, 0.9]])
+    relu = data_conditions(MODELS["two_layer_relu"], 5, x)
+    assert (relu.psi, relu.phi, relu.eps_d) == pytest.approx((0.17, 0.6, 4 * 2 * 5 * 0.6))
+    assert data_conditions(MODELS["linear"], 1, x).eps_d == pytest.approx(4 * 2 * 0.6)
+
+
+@pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
+@pytest.mark.parametrize(
+    "data", ['kind = "gaussian_mixture"\nalpha = 0.1', 'kind = "isotropic"\nn_test = 20']
+)
+def test_bound_holds_wherever_it_is_stated(tmp_path, model, data):
+    """On every trial without sign flips, for every step fraction; and it is stated somewhere."""
+    rows = rows_of(
+        f"""
+        [sweep]
+        seeds = 3
+        [data]
+        {data}
+        m = 6
+        d = 400
+        [model]
+        {model}
+        [train]
+        max_steps = 500
+        [unlearn]
+        step_fraction = [0.0, 0.3, 0.8, 1.0, 1.2]
+        """,
+        tmp_path,
+    )
+    stated = np.isfinite(rows["bound_epsilon"])
+    assert stated.any()
+    assert np.all(rows["sign_flips"][stated] == 0)
+    slack = 1e-9
+    assert np.all(rows["epsilon_inherited"][stated] <= rows["bound_epsilon"][stated] + slack)
+    assert np.all(rows["epsilon"][stated] <= rows["epsilon_inherited"][stated] + slack)
+    assert np.all(rows["delta_inherited"][stated] <= rows["bound_delta"][stated] + slack)
+    full = stated & (rows["step_fraction"] == 1) & (rows["kink_pairs_train"] == 0)
+    if "linear" in model:
+        s = 1 - rows["epsilon_train"][full] / rows["bound_epsilon"][full]
+        assert full.all() or full.any()
+        assert np.all((s >= 0) & (s < 1)), "for f = 1 the bound is epsilon_1 / (1 - s)"
+
+
+@cache
+def _mixture(folder):
+    return rows_of(
+        """
+        [sweep]
+        seeds = [101, 102, 103]
+        [data]
+        kind = "gaussian_mixture"
+        m = 10
+        d = 1000
+        alpha = 0.1
+        [model]
+        kind = "two_layer_relu"
+        n = 100
+        [train]
+        max_steps = 5000
+        [unlearn]
+        step_fraction = { start = 0.0, stop = 2.0, count = 9 }
+        """,
+        folder,
+    )
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    return _mixture(tmp_path_factory.mktemp("mixture"))
+
+
+def by_step(rows, column):
+    return {
+        f: np.median(rows[column][rows["step_fraction"] == f])
+        for f in np.unique(rows["step_fraction"])
+    }
+
+
+def test_mixture_shows_the_v(mixture):
+    epsilon = by_step(mixture, "epsilon")
+    assert np.median(mixture["epsilon_train"]) <= 1e-3
+    assert 0.7 <= epsilon[0.0] <= 1.2
+    assert epsilon[1.0] <= 2e-3
+    values = np.array(list(epsilon.values()))
+    assert np.all(np.diff(values[:5]) < 0)
+    assert np.all(np.diff(values[4:]) > 0)
+    tau = by_step(mixture, "tau_retrain")
+    assert min(tau, key=tau.get) == 1.0
+    at_tip = mixture["step_fraction"] == 1.0
+    gap = mixture["margin_forget_unlearned"] - mixture["margin_forget_retrained"]
+    assert np.median(np.abs(gap[at_tip])) <= 0.05
+    assert np.all(mixture["separated"])
+
+
+def test_isotropic_data_show_the_v_only_with_kinks(tmp_path):
+    text = """
+        [sweep]
+        seeds = [7, 8]
+        [data]
+        kind = "isotropic"
+        m = 10
+        d = 1000
+        [model]
+        kind = "two_layer_relu"
+        n = 100
+        [train]
+        max_steps = 10000
+        [evaluate]
+        kinks = ["handled", "ignored"]
+        [unlearn]
+        step_fraction = [0.0, 0.8, 1.0, 1.2]
+        """
+    rows, ignored = rows_of(text, tmp_path, 0), rows_of(text, tmp_path, 1)
+    assert np.all(rows["epsilon_train"] <= 0.05)
+    assert np.all(rows["tau_train"] <= 1e-7)
+    assert np.all(ignored["epsilon_train"] >= 0.3)
+    epsilon, blind = by_step(rows, "epsilon"), by_step(ignored, "epsilon")
+    assert epsilon[0.0] > 1.0
+    assert 0.02 <= epsilon[1.0] <= 0.3
+    assert 0.2 <= epsilon[0.8] <= 0.5
+    assert 0.2 <= epsilon[1.2] <= 0.5
+    assert np.all(rows["tau"] <= 1e-3)
+    assert blind[1.0] > 0.5 * blind[0.0]
+
+
+def test_longer_training_has_a_smaller_epsilon(tmp_path):
+    """At kinks as elsewhere, once they are handled."""
+    found = [
+        rows_of(
+            f"""
+            [data]
+            kind = "isotropic"
+            m = 6
+            d = 300
+            [model]
+            kind = "two_layer_relu"
+            n = 30
+            [train]
+            max_steps = {steps}
+            """,
+            tmp_path,
+        )["epsilon_train"][0]
+        for steps in (500, 5000, 50_000)
+    ]
+    assert found[1] < 0.3 * found[0]
+    assert found[2] < 0.3 * found[1]
+
+
+def test_trial_that_is_not_separated_is_a_row_that_says_so(tmp_path):
+    """Isotropic data with m = 3 d cannot be separated by a linear model."""
+    rows = rows_of(
+        """
+        [data]
+        kind = "isotropic"
+        m = 12
+        d = 4
+        n_test = 10
+        [model]
+        kind = "linear"
+        [train]
+        max_steps = 200
+        [forget]
+        index = 0
+        """,
+        tmp_path,
+    )
+    assert not rows["separated"].any()
+    assert not rows["separated_train"].any()
+    for name in ("epsilon", "delta", "tau", "epsilon_train", "lambda_forget", "bound_epsilon",
+                 "accuracy_unlearned", "tau_retrain", "epsilon_retrain", "sign_flips"):
+        assert np.isnan(rows[name]).all(), name
+    assert np.isfinite(rows["accuracy_original"]).all()
+
+
+def test_training_stops_at_a_target_epsilon(tmp_path):
+    rows = rows_of(
+        """
+        [data]
+        kind = "gaussian_mixture"
+        m = 6
+        d = 300
+        alpha = 0.1
+        [model]
+        kind = "two_layer_relu"
+        n = 30
+        [train]
+        max_steps = 100000
+        target_epsilon = 0.01
+        """,
+        tmp_path,
+    )
+    assert np.all(rows["epsilon_train"] <= 0.01)
+    assert np.all(rows["epsilon_train"] > 0.003)
+    assert np.all(rows["steps"] < 100_000)
+    assert np.all(rows["epsilon_retrain"] <= 0.01)
