@@ -76,7 +76,7 @@ def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
 
 
 def certify(
-    W: ArrayLike,  # noqa: N803
+    W: ArrayLike,
     u: ArrayLike | None,
     x: ArrayLike,
     y: ArrayLike,
@@ -156,7 +156,7 @@ def certify(
 
 
 def ascend(
-    W: ArrayLike,  # noqa: N803
+    W: ArrayLike,
     u: ArrayLike | None,
     x: ArrayLike,
     y: ArrayLike,

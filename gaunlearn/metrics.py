@@ -2,19 +2,24 @@
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 __all__ = ["accuracy", "disagreement", "membership"]
 
 
+def _share(events: Bool[Array, " t"]) -> Float[Array, ""]:
+    """Mean in the default precision; ``mean`` of booleans would be float32 even in float64."""
+    return jnp.mean(events.astype(float))
+
+
 def accuracy(logit: Float[Array, " t"], y: Float[Array, " t"]) -> Float[Array, ""]:
     """Share of fresh samples whose logit has the label's sign; a logit of 0 is an error."""
-    return jnp.mean(y * logit > 0)
+    return _share(y * logit > 0)
 
 
 def disagreement(a: Float[Array, " t"], b: Float[Array, " t"]) -> Float[Array, ""]:
     """Share of fresh samples to which two models give different signs."""
-    return jnp.mean(jnp.sign(a) != jnp.sign(b))
+    return _share(jnp.sign(a) != jnp.sign(b))
 
 
 def membership(margin: Float[Array, ""], fresh_margins: Float[Array, " t"]) -> Float[Array, ""]:
@@ -24,4 +29,4 @@ def membership(margin: Float[Array, ""], fresh_margins: Float[Array, " t"]) -> F
     over trials is the area under the ROC curve of the attack that thresholds the margin
     (Mann and Whitney's U over its maximum).
     """
-    return jnp.mean(fresh_margins < margin) + 0.5 * jnp.mean(fresh_margins == margin)
+    return _share(fresh_margins < margin) + 0.5 * _share(fresh_margins == margin)

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-__all__ = ["MODELS", "Model", "initial_weights", "logits", "output_weights", "preactivations"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "active_pairs",
+    "initial_weights",
+    "logits",
+    "output_weights",
+    "preactivations",
+]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from gaunlearn.models import Model, active_pairs, logits, preactivations
 
@@ -42,14 +42,14 @@ class AscentBound(NamedTuple):
         epsilon: ||W^ - sum_R lambda_i y_i h_i|| / gamma, gamma being the least retained margin of
             W^ and lambda the trained model's multipliers: with (delta, tau = 0), a valid triple.
         delta: max_R lambda_i / gamma (q_i / gamma - 1).
-        sign_flips: retained pairs whose ReLU sign the step changed.
+        sign_flips: retained pairs whose ReLU sign the step changed; NaN without a step.
         bound_epsilon: bound on ``epsilon``; NaN if a sign flipped or the interference s >= 1.
         bound_delta: likewise for ``delta``.
     """
 
     epsilon: Float[Array, ""]
     delta: Float[Array, ""]
-    sign_flips: Int[Array, ""]
+    sign_flips: Float[Array, ""]
     bound_epsilon: Float[Array, ""]
     bound_delta: Float[Array, ""]
 
@@ -113,14 +113,14 @@ def ascent_bound(
     room = jnp.where(holds, 1 - s, jnp.nan)
 
     q_hat = y * logits(model, z_hat, u)
-    gamma = jnp.min(jnp.where(retain, q_hat, jnp.inf))
-    gamma = jnp.where(gamma > 0, gamma, jnp.nan)
+    least = jnp.min(jnp.where(retain, q_hat, jnp.inf))
+    gamma = jnp.where(least > 0, least, jnp.nan)
     residual = theta_hat - gradient_sum(after.astype(theta.dtype), lam_retain)
     slack = lam_retain / gamma * (q_hat / gamma - 1)
     return AscentBound(
         epsilon=jnp.linalg.norm(residual) / gamma,
         delta=jnp.max(jnp.where(retain, slack, -jnp.inf)),
-        sign_flips=sign_flips,
+        sign_flips=jnp.where(jnp.isfinite(least), sign_flips, jnp.nan),
         bound_epsilon=(jnp.linalg.norm(start) + jnp.linalg.norm(change)) / room,
         bound_delta=(delta_start + 2 * jnp.max(lam_retain) * s) / room**2,
     )

@@ -149,8 +149,11 @@ def test_projection_is_the_nearest_point_of_the_cone(rng):
 
     best = minimize_scalar(cost, bounds=(0, 50), method="bounded", options={"xatol": 1e-12})
     assert cost(float(lam[0])) <= best.fun + 1e-9 * (1 + best.fun)
-    np.testing.assert_allclose(cost(float(lam[0])), np.sum(
-        weights * (np.asarray(got)[:, 0] - point) ** 2 * (active | kink)), rtol=1e-12)
+    np.testing.assert_allclose(
+        cost(float(lam[0])),
+        np.sum(weights * (np.asarray(got)[:, 0] - point) ** 2 * (active | kink)),
+        rtol=1e-12,
+    )
 
 
 def test_vmap_gives_what_single_calls_give():

@@ -244,7 +244,8 @@ class _Reader:
         try:
             built = cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
+            # An unknown key first: a misspelt one is also reported as missing.
+            first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
             name = str(first["loc"][0])
             key = f"{section}.{name}"
             if first["type"] == "extra_forbidden":

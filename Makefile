@@ -1,0 +1,39 @@
+# `make run` and `make test` need Python 3.11 or later, make and a compiler; they set up .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SPEC ?= sweeps/step_size.toml
+
+.PHONY: run test lint types doctor clean
+
+run: $(STAMP)
+	$(BIN)/gaunlearn run $(SPEC)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest gaunlearn tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+doctor: $(STAMP)
+	$(BIN)/gaunlearn doctor
+
+clean:
+	rm -rf $(VENV)
+
+# A Debian without python3-venv has no ensurepip: then another pip fills the environment.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'gaunlearn needs Python 3.11 or later; set PYTHON=/path/to/python3.11'; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
+	  { echo 'cannot make a virtual environment: install python3-venv or python3-pip'; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@

@@ -1,0 +1,113 @@
+"""The shape of the package: who may import whom, and what every file must have."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import gaunlearn
+from gaunlearn.schema import COLUMNS
+
+PACKAGE = Path(gaunlearn.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A module may import modules of a higher number only; equal numbers form one package or are
+# listed in order below.
+LAYERS = [
+    {"cli"},
+    {"__init__"},
+    {"api"},
+    {"report.summary", "report.figures", "report.__init__"},
+    {"sweep.runner"},
+    {"sweep.execute", "sweep.store", "sweep.__init__"},
+    {"sweep.plan"},
+    {"sweep.identity"},
+    {"sweep.spec"},
+    {"trial", "doctor"},
+    {"unlearning"},
+    {"certificate", "metrics", "training"},
+    {"kkt", "theory"},
+    {"data.real", "data.distributions", "data.reduction", "data.__init__"},
+    {"models", "losses"},
+    {"types", "checks", "schema"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+NUMERICAL = {name for names in LAYERS[LEVEL["trial"] :] for name in names} - {"doctor", "schema"}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path):
+    """(module, imported names) of every import in a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_go_one_way(path):
+    name = module_name(path)
+    assert name in LEVEL, f"give {name} a place in LAYERS"
+    for imported in imports(path):
+        target = imported.removeprefix("gaunlearn.")
+        if imported.startswith("gaunlearn.") and target in LEVEL:
+            assert LEVEL[target] > LEVEL[name], f"{name} imports {target}"
+    if name.startswith("report."):
+        own = {i for i in imports(path) if i.startswith("gaunlearn") and i.count(".") == 2}
+        assert all(i.startswith(("gaunlearn.sweep.store", "gaunlearn.schema")) for i in own)
+        assert not any(i and i.split(".")[0] == "jax" for i in imports(path))
+    if name in NUMERICAL:
+        roots = {i.split(".")[0] for i in imports(path) if i}
+        assert not roots & {"pandas", "pyarrow", "time", "datetime"}, name
+        if name not in {"data.real"}:
+            assert not roots & {"pathlib", "os"}, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_every_file_and_public_name_has_a_docstring_and_is_short(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "a file says what lives in it"
+    assert len(path.read_text().splitlines()) <= 600
+    public = next(
+        (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+        ),
+        [],
+    )
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if node.name in public:
+                assert ast.get_docstring(node), f"{node.name} has no docstring"
+            else:
+                assert path.name == "spec.py" or node.name.startswith("_"), (
+                    f"{node.name} is neither private nor in __all__"
+                )
+
+
+def test_users_files_are_data():
+    for path in FILES:
+        for imported in imports(path):
+            assert imported not in {"pickle", "cloudpickle", "joblib"}
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"eval", "exec", "compile"}, path
+
+
+def test_columns_are_described_once():
+    names = [column.name for column in COLUMNS]
+    assert len(names) == len(set(names))
+    for column in COLUMNS:
+        assert column.meaning, column.name
+        assert column.range, column.name
