@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from gaunlearn.sweep.store import Run
 
@@ -107,10 +108,12 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     panels[2].set_xlabel("step fraction f of the gradient-ascent step")
     for ax in panels:
         ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.axvline(1.0, color="#bbbbbb", linewidth=0.9, zorder=1)
         ax.margins(x=0)
         handles, labels = ax.get_legend_handles_labels()
-        if handles:
+        # Delta has epsilon's lines: one legend serves both.
+        if handles and ax is not panels[1]:
             ax.legend(
                 handles,
                 labels,
@@ -143,6 +146,6 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
         trials += f"; {without} without a certificate"
     figure.text(0.02, 0.008, trials, fontsize=7.5, color="#666666")
     figure.subplots_adjust(
-        left=0.12, right=0.975, bottom=0.085, top=0.9 - 0.02 * (len(wrapped) - 1), hspace=0.36
+        left=0.125, right=0.96, bottom=0.085, top=0.9 - 0.02 * (len(wrapped) - 1), hspace=0.36
     )
     return figure

@@ -1,0 +1,46 @@
+"""What the README shows is what one gets."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gaunlearn.sweep.spec import load_spec
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def numbers(text):
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+
+
+def test_worked_example_prints_what_the_readme_says():
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    shown = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert re.sub(r"[\d.e-]+", "", done.stdout) == re.sub(r"[\d.e-]+", "", shown)
+    np.testing.assert_allclose(numbers(done.stdout), numbers(shown), rtol=0.1, atol=2e-3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_sweeps_are_valid_open_with_a_question_and_are_listed(path):
+    sweep = load_spec(path)
+    assert sweep.question.split("?")[0] != sweep.question
+    assert f"sweeps/{path.name}" in README
+
+
+def test_extras_and_jax_exclusions_are_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"test", "bench", "cluster"} <= set(project["optional-dependencies"])
+    for package in ("jax", "jaxlib"):
+        (requirement,) = [d for d in project["dependencies"] if re.match(rf"{package}[^\w]", d)]
+        assert {"!=0.10.2", "!=0.11.0", "!=0.11.1"} <= set(
+            requirement.split(">=0.10.1,")[1].split(",")
+        )
