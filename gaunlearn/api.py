@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import jax
@@ -69,8 +70,12 @@ def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
     """The ladder as an array; None, kinks ignored, is the negative tolerance."""
     if kink_tol is None:
         return np.array([-1.0])
-    tols = np.atleast_1d(np.asarray(kink_tol, float))
-    if tols.ndim != 1 or not tols.size or not np.all((tols >= 0) & (tols < 1)):
+    try:
+        tols = np.atleast_1d(np.asarray(kink_tol, float))
+        fits = tols.ndim == 1 and tols.size > 0 and np.all((tols >= 0) & (tols < 1))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise ValueError(f"kink_tol must be one or more numbers in [0, 1), not {kink_tol!r}")
     return tols
 
@@ -115,8 +120,10 @@ def certify(
     w, out = check_weights(W, u, x_.shape[1])
     mask = check_retain(retain, len(y_))
     tols = _tolerances(kink_tol)
-    if not tau_budget >= 0:
-        raise ValueError(f"tau_budget must be at least 0, not {tau_budget!r}")
+    if not (isinstance(tau_budget, Real) and tau_budget >= 0):
+        raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
+    # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
+    w = w / (np.abs(w).max() or 1.0)
     # Coordinates in the span of the samples; the rest of each neuron is one more coordinate.
     basis = np.linalg.qr(x_.T)[0]
     inside = w @ basis
@@ -196,8 +203,8 @@ def ascend(
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
     mask = check_forget(forget, len(y_))
-    if not np.isfinite(step_fraction):
-        raise ValueError(f"step_fraction must be finite, not {step_fraction!r}")
+    if not (isinstance(step_fraction, Real) and np.isfinite(step_fraction)):
+        raise ValueError(f"step_fraction must be a finite number, not {step_fraction!r}")
     trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget)
     if not trained.separated:
         raise ValueError("W does not separate the samples: it has no multipliers to ascend with")

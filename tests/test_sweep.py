@@ -167,6 +167,7 @@ def test_axes_are_columns_and_share_trainings(tmp_path, spec):
         ("m = 4", "m = 1", "data.m = 1: must be greater than or equal to 2"),
         ("m = 4", "m = 4.5", "data.m = 4.5"),
         ("m = 4", "m = true", "data.m = True: must be a valid integer"),
+        ("seeds = 2", "seeds = [9223372036854775808]", "sweep.seeds"),
         ("m = 4", "m = []", "data.m: an axis needs at least one value"),
         ("m = 4", "m = [4, 4]", "data.m: the value 4 is given twice"),
         ("m = 4", "m = [4, 1]", "data.m = 1: must be greater"),

@@ -91,10 +91,10 @@ class Training(_Section):
     optimizer: str = "normalized_gd"
     loss: str = "logistic"
     step_size: float = Field(default=1.0, gt=0)
-    max_steps: int = Field(ge=1)
+    max_steps: int = Field(ge=1, le=10**12)
     target_log_loss: float | None = None
     target_epsilon: float | None = Field(default=None, gt=0)
-    check_every: int = Field(default=100, ge=1)
+    check_every: int = Field(default=100, ge=1, le=10**12)
 
 
 class Retraining(_Section):
@@ -250,7 +250,7 @@ class _Reader:
             key = f"{section}.{name}"
             if first["type"] == "extra_forbidden":
                 self.unknown(key, name, list(cls.model_fields))
-            if first["type"] == "missing":
+            if first["type"] == "missing" and len(first["loc"]) == 1:
                 self.fail(key, f"missing; {cls.__name__} needs it")
             self.fail(f"{key} = {first['input']!r}", first["msg"].replace("Input should", "must"))
         for name, allowed in _CHOICES.items():
@@ -263,11 +263,16 @@ class _Reader:
         value = self.table("sweep").get("seeds", 1)
         if type(value) is int and value >= 1:
             return tuple(range(value))
-        if isinstance(value, list) and value and all(type(v) is int and v >= 0 for v in value):
+        if (
+            isinstance(value, list)
+            and value
+            and all(type(v) is int and 0 <= v < 2**63 for v in value)
+        ):
             self.no_repeats("sweep.seeds", value)
             return tuple(value)
         self.fail(
-            f"sweep.seeds = {value!r}", "must be a count (1 or more) or a list of seeds (0 or more)"
+            f"sweep.seeds = {value!r}",
+            "must be a count (1 or more) or a list of seeds (0 to 2^63 - 1)",
         )
 
     def forget_indices(self) -> tuple[int, ...] | None:
