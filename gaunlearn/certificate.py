@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.kkt import solve_multipliers
-from gaunlearn.models import Model, active_pairs, logits, preactivations
+from gaunlearn.models import Model, logits, preactivations, slopes
 
 __all__ = [
     "KINK_TOLS",
@@ -157,12 +157,14 @@ def _rung(
     theta = snapped / norm ** (1.0 / model.homogeneity)
     margins = margins / norm
 
-    active = active_pairs(model, z) & ~kink & retain
+    slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
     signed = y[:, None] * x
     safe_u = jnp.where(u != 0, u, 1.0)
     targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
     targets = jnp.where(kink, 0.0, targets)
-    solution = solve_multipliers(signed @ signed.T, targets, u**2, active, kink, jnp.sum(theta**2))
+    solution = solve_multipliers(
+        signed @ signed.T, targets, u**2, slope, kink, jnp.sum(theta**2), model.leak
+    )
     residual = theta - (u[:, None] * solution.coefficients) @ signed
     slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
 

@@ -1,26 +1,28 @@
 """The models: their pre-activations, logits, output weights and initial weights.
 
-Both models are one hidden layer of n units with fixed output weights u,
-``N(x; W) = sum_j u_j act(<w_j, x>)``, positively homogeneous of degree 1 in W (MYV; SHN for the
-linear case, which is one unit with u = [1] and the identity for ``act``).
+All are one hidden layer of n units with fixed output weights u, ``N(x; W) = sum_j u_j act(<w_j, x>)``
+with act(z) = z for z > 0 and leak z below: positively homogeneous of degree 1 in W (MYV for ReLU,
+leak 0; SHN for the linear model, which is one unit with u = [1] and leak 1).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 __all__ = [
+    "LINEAR",
     "MODELS",
+    "RELU",
     "Model",
-    "active_pairs",
-    "initial_weights",
+    "activation",
+    "leaky_relu",
     "logits",
     "output_weights",
     "preactivations",
+    "slopes",
 ]
 
 
@@ -30,35 +32,49 @@ class Model:
 
     Attributes:
         name: as a specification writes it.
-        activation: the hidden unit's function of its pre-activation.
-        is_active: where its derivative is 1 (elsewhere it is 0), away from kinks.
-        has_kinks: whether a zero pre-activation is a kink.
+        leak: the activation's slope below 0; 0 for ReLU, 1 for the linear model.
         homogeneity: L in N(x; cW) = c^L N(x; W).
     """
 
     name: str
-    activation: Callable[[Array], Array]
-    is_active: Callable[[Array], Array]
-    has_kinks: bool
+    leak: float = 0.0
     homogeneity: int = 1
 
+    @property
+    def has_kinks(self) -> bool:
+        """Whether a zero pre-activation is a kink, with derivatives [leak, 1]."""
+        return self.leak != 1.0
 
-MODELS = {
-    "linear": Model("linear", lambda z: z, lambda z: jnp.ones_like(z, bool), has_kinks=False),
-    "two_layer_relu": Model("two_layer_relu", jax.nn.relu, lambda z: z > 0, has_kinks=True),
-}
+
+def leaky_relu(leak: float) -> Model:
+    """The two-layer network with slope ``leak`` in [0, 1) below 0."""
+    return Model("two_layer_leaky_relu", leak) if leak else RELU
+
+
+LINEAR = Model("linear", leak=1.0)
+RELU = Model("two_layer_relu")
+MODELS = {"linear": LINEAR, "two_layer_relu": RELU}
+
+
+def activation(model: Model, preactivation: Array) -> Array:
+    """act(z), with derivative ``leak`` at 0."""
+    if not model.has_kinks:
+        return preactivation
+    if model.leak == 0:
+        return jax.nn.relu(preactivation)
+    return jnp.where(preactivation > 0, preactivation, model.leak * preactivation)
+
+
+def slopes(model: Model, preactivation: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """act'(z) away from kinks: 1 where z > 0, ``leak`` elsewhere; 1 everywhere for ``linear``."""
+    return jnp.where(preactivation > 0, 1.0, model.leak).astype(preactivation.dtype)
 
 
 def output_weights(model: Model, n: int) -> Float[Array, " n"]:
     """The fixed second layer: [1] for ``linear``, alternating +-1/sqrt(n) otherwise (MYV)."""
-    if model.name == "linear":
+    if not model.has_kinks:
         return jnp.ones(1)
     return jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0) / jnp.sqrt(float(n))
-
-
-def initial_weights(key: Array, n: int, d: int, scale: Float[Array, ""]) -> Float[Array, "n d"]:
-    """W(0) with independent N(0, scale^2 / d) entries: each row has norm about ``scale``."""
-    return scale / jnp.sqrt(float(d)) * jax.random.normal(key, (n, d))
 
 
 def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Float[Array, "n m"]:
@@ -70,9 +86,4 @@ def logits(
     model: Model, preactivation: Float[Array, "n m"], u: Float[Array, " n"]
 ) -> Float[Array, " m"]:
     """N(x_i; W) from the pre-activations of x_i."""
-    return u @ model.activation(preactivation)
-
-
-def active_pairs(model: Model, preactivation: Float[Array, "n m"]) -> Bool[Array, "n m"]:
-    """Where the hidden unit passes its input on: 1[z > 0] for ReLU, everywhere for ``linear``."""
-    return model.is_active(preactivation)
+    return u @ activation(model, preactivation)

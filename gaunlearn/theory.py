@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.models import Model, active_pairs, logits, preactivations
+from gaunlearn.models import Model, logits, preactivations, slopes
 
 __all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
 
@@ -87,13 +87,12 @@ def ascent_bound(
     signed = y[:, None] * x
     retain = ~forget
     z = preactivations(theta, x)
-    before = active_pairs(model, z)
-    derivative = before.astype(theta.dtype)
+    derivative = slopes(model, z)
     directions = jnp.where(forget, coefficients, 0.0)
     theta_hat = theta - step_fraction * (u[:, None] * directions) @ signed
     z_hat = preactivations(theta_hat, x)
-    after = active_pairs(model, z_hat)
-    sign_flips = jnp.sum((before != after) & retain)
+    derivative_after = slopes(model, z_hat)
+    sign_flips = jnp.sum((derivative != derivative_after) & retain)
 
     # <h_i, v_r> = y_i (x_i . x_r) y_r sum_j u_j^2 derivative_ji c_jr
     overlap = (u**2 * derivative.T) @ directions
@@ -115,7 +114,7 @@ def ascent_bound(
     q_hat = y * logits(model, z_hat, u)
     least = jnp.min(jnp.where(retain, q_hat, jnp.inf))
     gamma = jnp.where(least > 0, least, jnp.nan)
-    residual = theta_hat - gradient_sum(after.astype(theta.dtype), lam_retain)
+    residual = theta_hat - gradient_sum(derivative_after, lam_retain)
     slack = lam_retain / gamma * (q_hat / gamma - 1)
     return AscentBound(
         epsilon=jnp.linalg.norm(residual) / gamma,

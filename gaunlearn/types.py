@@ -13,26 +13,35 @@ from jaxtyping import Float
 
 AnyArray = Array | np.ndarray
 
-__all__ = ["AnyArray", "Dataset", "Problem"]
+__all__ = ["AnyArray", "Coordinates", "Dataset", "Problem"]
 
 
 class Dataset(NamedTuple):
-    """Samples in the original d dimensions, as NumPy or JAX arrays.
+    """Samples, as NumPy or JAX arrays, in d features or in coordinates.
 
     Attributes:
         x: training features.
         y: training labels, +1 or -1.
         x_test: fresh features, possibly none (t = 0).
         y_test: their labels.
-        mean: the vector that the reduction keeps as a coordinate besides the samples: the
-            mixture's cluster mean, or zeros.
     """
 
     x: Float[AnyArray, "m d"]
     y: Float[AnyArray, " m"]
     x_test: Float[AnyArray, "t d"]
     y_test: Float[AnyArray, " t"]
-    mean: Float[AnyArray, " d"]
+
+
+class Coordinates(NamedTuple):
+    """A data set rotated so that all samples lie in the first p coordinates.
+
+    Attributes:
+        data: the samples, of p coordinates each.
+        span: r; training samples are zero from the r-th coordinate on.
+    """
+
+    data: Dataset
+    span: int
 
 
 class Problem(NamedTuple):

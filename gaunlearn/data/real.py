@@ -32,7 +32,7 @@ def digits(seed: int, m: int, classes: tuple[int, int]) -> Dataset:
     x /= np.sqrt((x**2).sum(axis=1).mean())
     order = np.random.default_rng(seed).permutation(len(y))
     train, test = order[:m], order[m:]
-    return Dataset(x[train], y[train], x[test], y[test], np.zeros(x.shape[1]))
+    return Dataset(x[train], y[train], x[test], y[test])
 
 
 def load_npz(path: Path) -> Dataset:
@@ -69,4 +69,4 @@ def load_npz(path: Path) -> Dataset:
             )
     else:
         x_test, y_test = np.zeros((0, x.shape[1])), np.zeros(0)
-    return Dataset(x, y, x_test, y_test, np.zeros(x.shape[1]))
+    return Dataset(x, y, x_test, y_test)

@@ -16,14 +16,14 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from gaunlearn.data.distributions import gaussian_mixture, isotropic
+from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
 from gaunlearn.data.real import digits, load_npz
-from gaunlearn.data.reduction import reduce_problem
+from gaunlearn.data.reduction import reduce_problem, rotate
 from gaunlearn.losses import LOSSES
-from gaunlearn.models import MODELS, initial_weights
+from gaunlearn.models import MODELS
 from gaunlearn.sweep.identity import digest, key_words
 from gaunlearn.sweep.plan import Block
-from gaunlearn.sweep.spec import Cell, DigitsData, FileData, IsotropicData, LinearModel, MixtureData
+from gaunlearn.sweep.spec import Cell, DigitsData, IsotropicData, LinearModel, MixtureData
 from gaunlearn.training import TrainingConfig
 from gaunlearn.trial import (
     FRESH,
@@ -35,9 +35,9 @@ from gaunlearn.trial import (
     evaluate_stage,
     train_stage,
 )
-from gaunlearn.types import Dataset, Problem
+from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["run_block", "setup_of"]
+__all__ = ["build_problem", "run_block", "setup_of"]
 
 # Working set of one vmapped batch, in pairs (neuron, sample): about 4 MB of float64 per array.
 _PAIRS_PER_BATCH = 500_000
@@ -66,35 +66,65 @@ def setup_of(cell: Cell) -> Setup:
     )
 
 
-@cache
-def _sampler(d: int, m: int, n_test: int, kind: str) -> Callable[[Array, Array], Dataset]:
+@partial(jax.jit, static_argnames=("kind", "m", "n_test", "columns", "n"))
+def _sampled(
+    kind: str,
+    m: int,
+    n_test: int,
+    columns: int,
+    n: int,
+    keys: tuple[Array, Array],
+    d: Array,
+    alpha: Array,
+    scale: Array,
+) -> Problem:
+    """A synthetic problem; d is traced, so that one program serves many."""
     if kind == "isotropic":
-        return jax.jit(lambda key, _: isotropic(key, m, d, n_test))
-    return jax.jit(lambda key, alpha: gaussian_mixture(key, m, d, n_test, alpha))
+        given = isotropic(keys[0], m, n_test, columns, d)
+    else:
+        given = gaussian_mixture(keys[0], m, n_test, columns, d, alpha)
+    return reduce_problem(given, initial_weights(keys[1], n, columns, d, scale))
 
 
-@partial(jax.jit, static_argnames="n")
-def _reduced(data: Dataset, keys: Array, scale: Array, n: int) -> Problem:
-    d = data.x.shape[1]
-    return reduce_problem(data, jax.vmap(lambda key: initial_weights(key, n, d, scale))(keys))
+@partial(jax.jit, static_argnames=("span", "n"))
+def _rotated(
+    data: Dataset, span: int, n: int, keys: Array, d: Array, scale: Array
+) -> Problem:
+    weights = initial_weights(keys, n, data.x.shape[1], d, scale)
+    return reduce_problem(Coordinates(data, span), weights)
 
 
-def _problem(block: Block, setup: Setup, directory: Path, seed: int) -> Problem:
-    """One seed's data and initial weights, in reduced coordinates."""
-    spec = block.cells[0].data
-    match spec:
-        case MixtureData() | IsotropicData():
-            key = jax.random.wrap_key_data(jnp.asarray(key_words("data", block.data, seed)))
-            alpha = spec.alpha if isinstance(spec, MixtureData) else 0.0
-            data = _sampler(spec.d, spec.m, spec.n_test, spec.kind)(key, jnp.asarray(alpha))
-        case DigitsData():
-            data = digits(seed, spec.m, spec.classes)
-        case FileData():
-            data = load_npz(directory / spec.path)
+def build_problem(block: Block, directory: Path, seed: int) -> Problem:
+    """One seed's data and initial weights, in reduced coordinates, in float64.
+
+    Nothing of size d is formed but what a file or scikit-learn holds.
+    """
+    cell = block.cells[0]
+    spec, n = cell.data, setup_of(cell).n
     words = [key_words(f"init {which}", block.model, seed) for which in range(INITIALISATIONS)]
-    keys = jax.random.wrap_key_data(jnp.stack(words))
-    scale = jnp.asarray(block.cells[0].model.init_scale)
-    return _reduced(jax.tree.map(jnp.asarray, data), keys, scale, setup.n)
+    init_keys = jax.random.wrap_key_data(jnp.stack(words))
+    scale = jnp.asarray(cell.model.init_scale)
+    if isinstance(spec, MixtureData | IsotropicData):
+        key = jax.random.wrap_key_data(jnp.asarray(key_words("data", block.data, seed)))
+        mixture = isinstance(spec, MixtureData)
+        return _sampled(
+            spec.kind,
+            spec.m,
+            spec.n_test,
+            min(spec.d, spec.m + spec.n_test + mixture),
+            n,
+            (key, init_keys),
+            jnp.asarray(float(spec.d)),
+            jnp.asarray(spec.alpha if isinstance(spec, MixtureData) else 0.0),
+            scale,
+        )
+    if isinstance(spec, DigitsData):
+        data = digits(seed, spec.m, spec.classes)
+    else:
+        data = load_npz(directory / spec.path)
+    given, basis = rotate(data)
+    d = jnp.asarray(float(basis.shape[0]))
+    return _rotated(jax.tree.map(jnp.asarray, given.data), given.span, n, init_keys, d, scale)
 
 
 @cache
@@ -158,7 +188,7 @@ def run_block(
     report("data")
     seeds, forget = len(block.seeds), jnp.asarray(block.forget_indices)
     points = forget.shape[0]
-    problems = [_problem(block, setup, directory, seed) for seed in block.seeds]
+    problems = [build_problem(block, directory, seed) for seed in block.seeds]
     problem: Problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
     m = problem.y.shape[1]
     pairs = setup.n * m
