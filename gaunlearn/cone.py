@@ -6,14 +6,15 @@ the coefficients c (n, m) with
     c_ji = slope_ji lambda_i             on smooth pairs (slope 0 where the neuron is off),
     c_ji in [leak lambda_i, lambda_i]    on kinks, where the derivative is free in [leak, 1].
 
-Minimised is ``sum_j w_j (c_j K c_j / 2 - c_j . T_j)`` with one Gram matrix K for all neurons: in the
-inner product <A, B> = sum_ji w_j A_ji B_ji a quadratic whose curvature is that of K alone. The KKT
-kernel (``kkt``) and the limit solver's fallback (``limit``) are both of this form.
+Minimised is ``<c, A c> / 2 - <T, c>`` in the inner product <a, b> = sum_ji w_j a_ji b_ji, with a
+positive semidefinite operator A: for the KKT kernel (``kkt``) it is c K with one Gram matrix K for
+all neurons, so that its curvature is that of K alone; the limit solver's fallback (``limit``) adds
+a term of rank one.
 
 The method alternates projected-gradient steps with momentum, which find the face of the cone, and
 conjugate gradients within the face, which find the minimum there (after Moré and Toraldo 1991,
 *On the solution of large quadratic programming problems with bound constraints*). Every accepted
-step lowers the objective, so it converges whatever the rank of K. No LAPACK call: all work is
+step lowers the objective, so it converges whatever the rank of A. No LAPACK call: all work is
 (n, m) x (m, m) products.
 """
 
@@ -27,7 +28,9 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = [
     "ConePoint",
+    "Operator",
     "descend_on_face",
+    "gershgorin",
     "inner",
     "minimise_over_cone",
     "project_onto_cone",
@@ -40,6 +43,13 @@ _GRADIENT_STEPS = 8
 _FIRST_ITERATIONS = 15
 _MAX_ROUNDS = 200
 _MAX_BISECTIONS = 80
+# Between two trial lengths of a projected step.
+_SHORTENING = 4.0
+# Curvature of so many units of rounding is none.
+_FLAT_UNITS = 100
+
+
+Operator = Callable[[Float[Array, "n m"]], Float[Array, "n m"]]
 
 
 class ConePoint(NamedTuple):
@@ -61,6 +71,13 @@ class ConePoint(NamedTuple):
 def inner(weights: Float[Array, " n"], a: Float[Array, "n m"], b: Float[Array, "n m"]) -> Array:
     """<a, b> = sum_ji w_j a_ji b_ji."""
     return weights @ (a * b).sum(1)
+
+
+def gershgorin(gram: Float[Array, "m m"], used: Bool[Array, " m"]) -> Float[Array, ""]:
+    """An upper bound on the largest eigenvalue of the Gram matrix of the samples in ``used``:
+    within a small factor, and without a LAPACK call.
+    """
+    return jnp.max(jnp.where(used[:, None] & used[None, :], jnp.abs(gram), 0.0).sum(1))
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
@@ -138,28 +155,34 @@ def project_onto_cone(
 
 def descend_on_face(
     gradient: Float[Array, "n m"],
-    gram: Float[Array, "m m"],
+    operator: Operator,
+    curvature: Float[Array, ""],
     weights: Float[Array, " n"],
     free: Bool[Array, "n m"],
     slope: Float[Array, "n m"],
     goal: Float[Array, ""],
     max_iterations: int | Int[Array, ""],
-) -> tuple[Float[Array, "n m"], Float[Array, " m"], Float[Array, ""]]:
+) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
     """The conjugate-gradient step to the minimum over a face's linear span.
 
-    On the face, pairs in ``free`` move independently and the others stay at slope * lambda.
+    On the face, pairs in ``free`` move independently and the others stay at slope * lambda. The
+    objective must have a minimum there; A may be singular. Directions that have no curvature to
+    rounding end the iteration: what is left then is rounding too.
 
     Args:
         gradient: of the objective at the present point.
+        operator: A.
+        curvature: an upper bound on its eigenvalues.
         slope: 0 on free pairs and on pairs that are to stay 0.
         goal: stop when the squared norm of the gradient within the face is at most this, or has
             fallen by the square of a tenth of a unit of rounding.
 
     Returns:
-        The step in c, the step in lambda, and the squared norm that was reached.
+        The step in c and the step in lambda.
     """
-    tiny = jnp.finfo(gradient.dtype).tiny
+    tiny, rounding = jnp.finfo(gradient.dtype).tiny, jnp.finfo(gradient.dtype).eps
     mass = weights @ slope**2
+    flat = _FLAT_UNITS * rounding * curvature
 
     def level_of(a):
         return ratio(weights @ (slope * a), mass)
@@ -168,28 +191,42 @@ def descend_on_face(
         return jnp.where(free, a, slope * level_of(a))
 
     def iterate(state):
-        x, residual, direction, squared, count = state
-        image = onto_face(direction @ gram)
-        length = squared / jnp.maximum(inner(weights, direction, image), tiny)
+        x, residual, direction, squared, length_squared, _, count = state
+        image = onto_face(operator(direction))
+        bending = inner(weights, direction, image)
+        is_flat = bending <= flat * length_squared
+        length = jnp.where(is_flat, 0.0, squared / jnp.maximum(bending, tiny))
         x = x + length * direction
         residual = residual - length * image
         new_squared = inner(weights, residual, residual)
-        direction = residual + new_squared / jnp.maximum(squared, tiny) * direction
-        return x, residual, direction, new_squared, count + 1
+        growth = new_squared / jnp.maximum(squared, tiny)
+        direction = residual + growth * direction
+        # Residual and old direction are orthogonal.
+        length_squared = new_squared + growth**2 * length_squared
+        return x, residual, direction, new_squared, length_squared, is_flat, count + 1
 
     residual = -onto_face(gradient)
     start = inner(weights, residual, residual)
-    goal = jnp.maximum(goal, 0.1 * jnp.finfo(gradient.dtype).eps ** 2 * start)
-    step, _, _, squared, _ = jax.lax.while_loop(
-        lambda state: (state[3] > goal) & (state[4] < max_iterations),
+    goal = jnp.maximum(goal, 0.1 * rounding**2 * start)
+    step, *_ = jax.lax.while_loop(
+        lambda state: (state[3] > goal) & ~state[5] & (state[6] < max_iterations),
         iterate,
-        (jnp.zeros_like(gradient), residual, residual, start, 0),
+        (
+            jnp.zeros_like(gradient),
+            residual,
+            residual,
+            start,
+            start,
+            jnp.asarray(False),
+            0,
+        ),
     )
-    return step, level_of(step), squared
+    return step, level_of(step)
 
 
 def minimise_over_cone(
-    gram: Float[Array, "m m"],
+    operator: Operator,
+    curvature: Float[Array, ""],
     targets: Float[Array, "n m"],
     weights: Float[Array, " n"],
     slope: Float[Array, "n m"],
@@ -198,12 +235,13 @@ def minimise_over_cone(
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
 ) -> ConePoint:
-    """Minimise sum_j w_j (c_j K c_j / 2 - c_j . T_j) over the cone at the head of this file.
+    """Minimise <c, A c> / 2 - <T, c> over the cone at the head of this file.
 
     Pure, jittable and vmappable; shapes are fixed. Never raises: look at ``gap``.
 
     Args:
-        gram: K.
+        operator: A, on (n, m) arrays.
+        curvature: an upper bound on its eigenvalues, on the pairs that are used.
         targets: T.
         weights: w_j >= 0.
         slope: of smooth pairs, 0 on kinks and on unused pairs.
@@ -213,17 +251,13 @@ def minimise_over_cone(
         leak: static.
         needed: if false, nothing is computed and all is 0.
     """
-    m = gram.shape[0]
-    tiny = jnp.finfo(targets.dtype).tiny
+    m = targets.shape[1]
     rounding = jnp.finfo(targets.dtype).eps
-    used = ((slope > 0) | kink).any(0)
-    used_gram = jnp.where(used[:, None] & used[None, :], gram, 0.0)
-    # Gershgorin's bound on the largest eigenvalue: within a small factor, and no LAPACK call.
-    curvature = jnp.maximum(jnp.max(jnp.abs(used_gram).sum(1)), tiny)
-    smallest_residual = rounding**2 * (weights @ (targets**2)).sum()
+    curvature = jnp.maximum(curvature, jnp.finfo(targets.dtype).tiny)
+    smallest_residual = rounding**2 * inner(weights, targets, targets)
 
     def gradient(c):
-        return c @ used_gram - targets
+        return operator(c) - targets
 
     def objective(c, grad):
         return 0.5 * inner(weights, c, grad - targets)
@@ -262,8 +296,8 @@ def minimise_over_cone(
 
         # Accuracy is worth its price only on a face that has been found twice running.
         limit = jnp.where(settled, 4 * m + 50, _FIRST_ITERATIONS)
-        step, multiplier_step, _ = descend_on_face(
-            gradient(c), used_gram, weights, free, tied, 0.01 * smallest_residual, limit
+        step, multiplier_step = descend_on_face(
+            gradient(c), operator, curvature, weights, free, tied, 0.01 * smallest_residual, limit
         )
 
         def longest(room, change, where):
@@ -276,11 +310,20 @@ def minimise_over_cone(
         length = jnp.minimum(length, longest(multipliers - c, multiplier_step - step, free))
         length = jnp.minimum(length, longest(multipliers, multiplier_step, positive))
         truncated = c + length * step
-        projected, _ = project(c + step)
-        lower = objective(projected, gradient(projected)) < objective(
-            truncated, gradient(truncated)
+        to_beat = objective(truncated, gradient(truncated))
+
+        # Further along the step and projected, many bounds are met at once.
+        def shorten(state):
+            _, _, share = state
+            ahead, _ = project(c + share * step)
+            return ahead, objective(ahead, gradient(ahead)), share / _SHORTENING
+
+        projected, value, _ = jax.lax.while_loop(
+            lambda state: (state[1] >= to_beat) & (state[2] > length),
+            shorten,
+            (truncated, to_beat, jnp.ones((), c.dtype)),
         )
-        return jnp.where(lower, projected, truncated), face
+        return jnp.where(value < to_beat, projected, truncated), face
 
     def one_round(state):
         c, _, gap, _, face, rounds = state

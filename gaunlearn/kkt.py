@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.cone import ConePoint, inner, minimise_over_cone, ratio
+from gaunlearn.cone import ConePoint, gershgorin, inner, minimise_over_cone, ratio
 
 __all__ = ["solve_multipliers"]
 
@@ -79,4 +79,13 @@ def solve_multipliers(
         dual = jnp.where(feasible, dual, 0.0)
         return jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
 
-    return minimise_over_cone(gram, targets, weights, slope, kink, relative_gap, leak)
+    return minimise_over_cone(
+        lambda a: a @ gram,
+        gershgorin(gram, used),
+        targets,
+        weights,
+        slope,
+        kink,
+        relative_gap,
+        leak,
+    )

@@ -1,0 +1,407 @@
+"""Where training goes: the Clarke-KKT point of the max-margin problem, solved for (DESIGN 3.2).
+
+Training on separable data converges in direction to a KKT point of
+"min ||theta||^2 / 2 s.t. q_i >= 1" (LL, JT; SHN for the linear model). A pair (j, i) with
+y_i u_j > 0 has the same sign: its activation is a convex term of the margin q_i. With the slopes of
+these pairs frozen at those of the given weights, what is left is a convex program, since
+opposite-sign pairs enter as -|u_j| act(z). Its dual is, over the cone of ``cone``,
+
+    max  sum_i lambda_i - ||theta||^2 / 2,    theta_j = u_j sum_i c_ji y_i x_i,
+
+with c_ji tied to lambda_i on same-sign pairs and in [leak lambda_i, lambda_i] on opposite-sign ones.
+
+*Active set.* Every opposite-sign pair is active, off, or at its kink, and every sample is a support
+vector or not. Given these states the solution is a linear system (margins 1 on support vectors,
+pre-activations 0 at kinks), solved by conjugate gradients on all neurons at once; states that the
+solution contradicts are changed, all at once, until there are none (a semismooth Newton method:
+few iterations, no guarantee).
+*Fallback.* If it cycles, or the Gram matrix is singular and the system has no solution, the same
+program is minimised by ``cone.minimise_over_cone``, which always converges, and the active set
+starts anew from the states of its result.
+*Same-sign pairs* are changed only once the convex program is solved: an active one whose
+pre-activation came out negative is released, an inactive one that came out positive is taken in.
+The present solution stays feasible, so the norm falls with every change, and there are finitely
+many patterns. Earlier, or on a dead neuron (w_j = 0, which is at a kink of every sample), a change
+would lead to another KKT point.
+
+theta is formed from the coefficients, so stationarity holds to rounding by construction; what is
+left to check is that margins and signs agree with them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.cone import descend_on_face, gershgorin, inner, minimise_over_cone, ratio
+from gaunlearn.models import Model, activation, preactivations, slopes
+
+__all__ = ["STATUSES", "Limit", "find_limit"]
+
+# What Limit.status indexes.
+STATUSES = ("converged", "fallback", "infeasible", "stalled")
+_CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED = range(4)
+
+# Trained pre-activations within this of zero, relative to the network's scale, start as kinks.
+_START_TOL = 1e-2
+# Margins up to this many times the least one start as those of support vectors.
+_START_SUPPORT = 1.5
+_MAX_ITERATIONS = 40
+_MAX_ATTEMPTS = 200
+# Values within so many units of rounding of zero contradict no state.
+_SLACK_UNITS = 2000
+# A residual of so many units of rounding is one of rounding.
+_RESIDUAL_UNITS = 1e4
+# A normalised margin below this many units of rounding (squared) is none.
+_MARGIN_UNITS = 100
+
+
+class Limit(NamedTuple):
+    """A Clarke-KKT point with what it takes to check it.
+
+    Attributes:
+        weights: normalised to least margin 1 on the retain set.
+        multipliers: dual variables lambda_i, 0 outside the retain set.
+        coefficients: c_ji = lambda_i times the Clarke derivative of the pair.
+        margins: q_i on all samples.
+        residual: the largest violation of the KKT conditions: of q_i >= 1, lambda_i (q_i - 1) = 0,
+            and of the sign of z_ji where c_ji is not free, times |u_j| and what c_ji lacks.
+        status: an index of ``STATUSES``. ``converged``: by the active set alone; ``fallback``: the
+            convergent method was needed; ``infeasible``: no weights with these same-sign slopes
+            have positive margins; ``stalled``: no solution to rounding was found. In the last two
+            cases all else is NaN.
+        iterations: linear systems solved.
+        pattern_changes: same-sign pairs that were released or taken in.
+    """
+
+    weights: Float[Array, "n r"]
+    multipliers: Float[Array, " m"]
+    coefficients: Float[Array, "n m"]
+    margins: Float[Array, " m"]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+    iterations: Int[Array, ""]
+    pattern_changes: Int[Array, ""]
+
+
+DEBUG=False
+class _Program(NamedTuple):
+    """The convex program but for the slopes of same-sign pairs, the ``pattern`` (n, m).
+
+    Attributes:
+        gram: K, inner products of signed samples y_i x_i; zero outside the retain set.
+        mass: w_j = u_j^2.
+        retain: the constraints.
+        same_sign, opposite: the pairs of either kind that count.
+        leak: the activation's slope below 0 (static).
+        lengths: ||x_i||.
+        curvature: an upper bound on the eigenvalues of K.
+        steepest: an upper bound on the squared norm of any sample's gradient.
+        elastic: weight of the term that keeps the dual bounded, of the order of a squared margin.
+    """
+
+    gram: Float[Array, "m m"]
+    mass: Float[Array, " n"]
+    retain: Bool[Array, " m"]
+    same_sign: Bool[Array, "n m"]
+    opposite: Bool[Array, "n m"]
+    leak: float
+    lengths: Float[Array, " m"]
+    curvature: Float[Array, ""]
+    steepest: Float[Array, ""]
+    elastic: Float[Array, ""]
+
+    def correlate(self, c: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        """(c K)_ji = <theta_j, y_i x_i> / u_j."""
+        return c @ self.gram
+
+    def totals(self, pattern: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        """T with <T, c> = sum_i lambda_i."""
+        return ratio(pattern, self.mass @ pattern**2)
+
+    def operator(self, pattern: Float[Array, "n m"], c: Float[Array, "n m"]) -> Array:
+        """The Hessian, c K + elastic <T, c> T."""
+        totals = self.totals(pattern)
+        return self.correlate(c) + self.elastic * inner(self.mass, totals, c) * totals
+
+    def margins(self, pattern: Float[Array, "n m"], correlations: Float[Array, "n m"]) -> Array:
+        """The constraint functions, at most the true margins q_i."""
+        bent = jnp.minimum(correlations, self.leak * correlations)
+        return self.mass @ (pattern * correlations + jnp.where(self.opposite, bent, 0.0))
+
+    def no_margin(self, c: Float[Array, "n m"], level: Float[Array, " m"]) -> Bool[Array, ""]:
+        """Whether (c, lambda) proves that no weights of norm 1 have a margin worth the name:
+        ||theta|| / sum lambda bounds it from above.
+        """
+        squared = inner(self.mass, c, self.correlate(c))
+        units = _MARGIN_UNITS * jnp.finfo(c.dtype).eps
+        return squared < units * self.steepest * level.sum() ** 2
+
+
+class _Face(NamedTuple):
+    """States of opposite-sign pairs (1 active, 0 at the kink, -1 off) and support vectors."""
+
+    state: Int[Array, "n m"]
+    support: Bool[Array, " m"]
+
+
+class _Point(NamedTuple):
+    """Coefficients and multipliers, up to a common factor, and the face that they ask for."""
+
+    c: Float[Array, "n m"]
+    level: Float[Array, " m"]
+    face: _Face
+
+
+def _solve_face(
+    program: _Program, pattern: Float[Array, "n m"], point: _Point
+) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
+    """Coefficients and multipliers with the states of ``point.face``."""
+    leak, mass, face = program.leak, program.mass, point.face
+    moving = jnp.where(face.state > 0, 1.0, jnp.where(face.state < 0, leak, 0.0))
+    slope = pattern + jnp.where(program.opposite, moving, 0.0)
+    slope = jnp.where(face.support, slope, 0.0)
+    free = program.opposite & face.support & (face.state == 0)
+    targets = program.elastic * program.totals(pattern)
+    size = inner(mass, targets, targets)
+    goal = 1e-2 * jnp.finfo(targets.dtype).eps ** 2 * size
+    curvature = program.curvature + program.elastic * size / program.elastic**2
+    tied_mass = mass @ slope**2
+
+    def level_of(c):
+        return ratio(mass @ (slope * c), tied_mass)
+
+    c = jnp.where(free, point.c, slope * level_of(point.c))
+    for _ in range(2):  # the second time from a fresh residual, which removes rounding errors
+        step, _ = descend_on_face(
+            program.operator(pattern, c) - targets,
+            lambda a: program.operator(pattern, a),
+            curvature,
+            mass,
+            free,
+            slope,
+            goal,
+            2 * slope.shape[1] + 20,
+        )
+        c = c + step
+    return c, level_of(c)
+
+
+def _judge(
+    program: _Program, pattern: Float[Array, "n m"], face: _Face, c: Array, level: Array
+) -> tuple[_Face, Bool[Array, ""], Float[Array, "n m"]]:
+    """The face that a solution asks for; whether it is the one it was solved for; and the
+    pre-activations in the sign of y_i u_j, 0 where they are rounding.
+    """
+    slack = _SLACK_UNITS * jnp.finfo(c.dtype).eps
+    correlations = program.correlate(c)
+    norms = jnp.sqrt(jnp.maximum((c * correlations).sum(1), 0.0))  # of theta_j / u_j
+    noise = slack * jnp.max(norms) * program.lengths
+    correlations = jnp.where(jnp.abs(correlations) > noise, correlations, 0.0)
+    uncertain = slack * jnp.max(jnp.abs(level))
+    leaves_kink = jnp.where(c > level + uncertain, 1, 0)
+    leaves_kink = leaves_kink - (c < program.leak * level - uncertain)
+    # On opposite-sign pairs a positive correlation is a negative pre-activation.
+    stays = jnp.where(face.state * correlations > 0, 0, face.state)
+    state = jnp.where(face.state == 0, leaves_kink, stays)
+    state = jnp.where(face.support, state, jnp.where(correlations < 0, 1, -1))
+    wanted = program.elastic * (1 - level.sum())
+    missing = program.margins(pattern, correlations) < wanted - slack * program.elastic
+    support = program.retain & jnp.where(face.support, level >= -uncertain, missing)
+    fits = jnp.all(support == face.support) & jnp.all(
+        ~(program.opposite & face.support) | (state == face.state)
+    )
+    return _Face(state, support), fits, correlations
+
+
+def _active_set(
+    program: _Program, pattern: Float[Array, "n m"], point: _Point
+) -> tuple[_Point, Bool[Array, ""], Int[Array, ""]]:
+    """Change states until none is contradicted; whether that succeeded, and in how many steps."""
+
+    def iterate(state):
+        point, _, count = state
+        c, level = _solve_face(program, pattern, point)
+        face, fits, _ = _judge(program, pattern, point.face, c, level)
+        jax.debug.print('  AS fits {} pairs {} sup {} sum {}', fits, (face.state!=point.face.state).sum(), (face.support!=point.face.support).sum(), level.sum()) if DEBUG else None
+        return _Point(c, level, face), fits, count + 1
+
+    return jax.lax.while_loop(
+        lambda state: ~state[1] & (state[2] < _MAX_ITERATIONS),
+        iterate,
+        (point, jnp.asarray(False), 0),
+    )
+
+
+def _fallback(
+    program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]
+) -> _Point:
+    """The same program by the method that always converges."""
+
+    def relative_gap(c, level, _):
+        correlations = program.correlate(c)
+        squared = inner(program.mass, c, correlations)
+        q = program.margins(pattern, correlations)
+        least = jnp.min(jnp.where(program.retain, q, jnp.inf))
+        # theta / least is feasible; the dual's best multiple of (lambda, c) is optimal.
+        gap = jnp.where(least > 0, 1 - ratio(level.sum() * least, squared) ** 2, 1.0)
+        return jnp.where(program.no_margin(c, level), 0.0, jnp.maximum(gap, 0.0))
+
+    totals = program.totals(pattern)
+    found = minimise_over_cone(
+        lambda c: program.operator(pattern, c),
+        program.curvature + program.elastic * inner(program.mass, totals, totals),
+        program.elastic * totals,
+        program.mass,
+        pattern,
+        program.opposite,
+        relative_gap,
+        program.leak,
+        needed,
+    )
+    c, level = found.coefficients, found.multipliers
+    jax.debug.print('FB gap {} rounds {} needed {}', found.gap, found.rounds, needed) if DEBUG else None
+    state = jnp.where(c >= level, 1, jnp.where(c <= program.leak * level, -1, 0))
+    return _Point(c, level, _Face(state, level > 0))
+
+
+class _Search(NamedTuple):
+    """The outer iteration: ``status`` is negative until it ends."""
+
+    pattern: Float[Array, "n m"]
+    point: _Point
+    needs_fallback: Bool[Array, ""]
+    used_fallback: Bool[Array, ""]
+    status: Int[Array, ""]
+    iterations: Int[Array, ""]
+    pattern_changes: Int[Array, ""]
+    attempts: Int[Array, ""]
+
+
+def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
+    """Solve the convex program; if that works, let its solution change the pattern."""
+    needed, pattern = search.needs_fallback, search.pattern
+    other = _fallback(program, pattern, needed)
+    start = jax.tree.map(lambda a, b: jnp.where(needed, a, b), other, search.point)
+    point, fits, steps = _active_set(program, pattern, start)
+    infeasible = program.no_margin(point.c, point.level) & fits
+    infeasible |= program.no_margin(other.c, other.level) & needed
+    _, _, correlations = _judge(program, pattern, point.face, point.c, point.level)
+    wanted = jnp.where(correlations > 0, 1.0, jnp.where(correlations < 0, program.leak, pattern))
+    changes = program.same_sign & (wanted != pattern) & fits & ~infeasible & has_kinks
+    # Another attempt: with a new pattern, or with the fallback if that was not tried yet.
+    done = infeasible | jnp.where(fits, ~jnp.any(changes), needed)
+    status = jnp.where(infeasible, _INFEASIBLE, jnp.where(fits, _CONVERGED, _STALLED))
+    return _Search(
+        pattern=jnp.where(changes, wanted, pattern),
+        point=point,
+        needs_fallback=~fits,
+        used_fallback=search.used_fallback | (~fits & ~needed),
+        status=jnp.where(done, status, -1),
+        iterations=search.iterations + steps,
+        pattern_changes=search.pattern_changes + changes.sum(),
+        attempts=search.attempts + 1,
+    )
+
+
+def find_limit(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+) -> Limit:
+    """The limit direction of training on the samples in ``retain``, continued from ``weights``.
+
+    Pure, jittable and vmappable; shapes are fixed. Only the signs of the pre-activations of
+    ``weights`` enter: they are the pattern from which the limit is sought. Continued training may
+    still change same-sign signs on its way and then ends elsewhere: compare the directions.
+
+    Columns in which ``x`` is zero are zero in the limit: there W stays bounded while the rest
+    grows.
+    """
+    m = x.shape[0]
+    rounding = jnp.finfo(weights.dtype).eps
+    signed = jnp.where(retain, y, 0.0)[:, None] * x
+    lengths = jnp.linalg.norm(signed, axis=1)
+    mass = u**2
+    usable = (mass[:, None] > 0) & retain
+    same_sign = usable & ((y * u[:, None] > 0) | (not model.has_kinks))
+    steepest = jnp.max(lengths**2) * mass.sum()
+    gram = signed @ signed.T
+
+    z = preactivations(weights, x)
+    q = y * (u @ activation(model, z))
+    least = jnp.min(jnp.where(retain, q, jnp.inf))
+    norm = jnp.linalg.norm(weights)
+    squared_margin = (jnp.maximum(least, 0.0) / jnp.where(norm > 0, norm, 1.0)) ** 2
+    program = _Program(
+        gram=gram,
+        mass=mass,
+        retain=retain,
+        same_sign=same_sign,
+        opposite=usable & ~same_sign,
+        leak=model.leak,
+        lengths=lengths,
+        curvature=gershgorin(gram, retain),
+        steepest=steepest,
+        elastic=jnp.maximum(squared_margin, 0.01 * steepest / m),
+    )
+    near = jnp.abs(z) <= _START_TOL * norm / jnp.sqrt(float(weights.shape[0])) * lengths
+    face = _Face(
+        jnp.where(near, 0, jnp.where(z > 0, 1, -1)),
+        retain & ((q <= _START_SUPPORT * least) | (least <= 0)),
+    )
+    pattern = jnp.where(same_sign, slopes(model, z), 0.0)
+    hopeless = jnp.any(retain & (mass @ pattern**2 == 0))
+    no = jnp.asarray(False)
+    search = jax.lax.while_loop(
+        lambda search: (search.status < 0) & (search.attempts < _MAX_ATTEMPTS),
+        lambda search: _attempt(program, model.has_kinks, search),
+        _Search(
+            pattern=pattern,
+            point=_Point(jnp.zeros_like(z), jnp.zeros_like(q), face),
+            needs_fallback=no,
+            used_fallback=no,
+            status=jnp.where(hopeless, _INFEASIBLE, -1),
+            iterations=jnp.asarray(0),
+            pattern_changes=jnp.asarray(0),
+            attempts=jnp.asarray(0),
+        ),
+    )
+
+    level = jnp.maximum(search.point.level, 0.0)
+    free = jnp.clip(search.point.c, model.leak * level, level)
+    c = jnp.where(program.opposite, free, search.pattern * level)
+    theta = (u[:, None] * c) @ signed
+    z = preactivations(theta, x)
+    q = y * (u @ activation(model, z))
+    least = jnp.min(jnp.where(retain, q, jnp.inf))
+    theta, z, q, c, level = (a / jnp.where(least > 0, least, 1.0) for a in (theta, z, q, c, level))
+    wrong_side = (c - model.leak * level) * jnp.maximum(-z, 0) + (level - c) * jnp.maximum(z, 0)
+    wrong_side = jnp.where(usable & model.has_kinks, jnp.abs(u)[:, None] * wrong_side, 0.0)
+    residual = jnp.maximum(jnp.max(wrong_side), jnp.max(jnp.where(retain, level * (q - 1), 0.0)))
+    # q_i is a sum over lambda, so that lambda_i (q_i - 1) has rounding errors of lambda^2.
+    attainable = rounding * (1 + jnp.max(level) ** 2 * steepest)
+    infeasible = search.status == _INFEASIBLE
+    exact = (least > 0) & (residual <= _RESIDUAL_UNITS * attainable) & ~infeasible
+    jax.debug.print('D res {} least {} sumlam {} status {} used {} tail {}', residual, least, level.sum(), search.status, search.used_fallback, search.attempts) if DEBUG else None
+    done = jnp.where(search.used_fallback, _FALLBACK, _CONVERGED)
+    status = jnp.where(infeasible, _INFEASIBLE, jnp.where(exact, done, _STALLED))
+
+    def valid(value):
+        return jnp.where(exact, value, jnp.nan)
+
+    return Limit(
+        weights=valid(theta),
+        multipliers=valid(level),
+        coefficients=valid(c),
+        margins=valid(q),
+        residual=valid(residual),
+        status=status,
+        iterations=search.iterations,
+        pattern_changes=search.pattern_changes,
+    )
