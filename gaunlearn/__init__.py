@@ -1,5 +1,5 @@
 """gaunlearn: how well does gradient ascent unlearn? Seeded trials, certified and stored."""
 
-from gaunlearn.api import Certificate, Run, ascend, certify, load, run
+from gaunlearn.api import Certificate, Limit, Run, ascend, certify, find_limit, load, run
 
-__all__ = ["Certificate", "Run", "ascend", "certify", "load", "run"]
+__all__ = ["Certificate", "Limit", "Run", "ascend", "certify", "find_limit", "load", "run"]

@@ -11,15 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gaunlearn import certificate as _certificate
+from gaunlearn import limit as _limit
 from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
-from gaunlearn.checks import check_forget, check_retain, check_samples, check_weights
-from gaunlearn.models import MODELS
+from gaunlearn.checks import (
+    check_forget,
+    check_leak,
+    check_retain,
+    check_samples,
+    check_weights,
+)
+from gaunlearn.models import LINEAR, Model, activation, leaky_relu
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.sweep.store import Run, load
 
-__all__ = ["Certificate", "Run", "ascend", "certify", "load", "run"]
+__all__ = ["Certificate", "Limit", "Run", "ascend", "certify", "find_limit", "load", "run"]
 
 Float = NDArray[np.float64]
 
@@ -60,10 +67,49 @@ class Certificate:
     ladder: tuple["Certificate", ...] = field(default=(), repr=False)
 
 
-@partial(jax.jit, static_argnames="model_name")
-def _rungs(model_name, weights, u, x, y, retain, kink_tols, tau_budget):
-    rungs = _certificate.ladder(MODELS[model_name], weights, u, x, y, retain, kink_tols)
+@dataclass(frozen=True)
+class Limit:
+    """Where training leads: a Clarke-KKT point of the max-margin problem, as NumPy values.
+
+    Attributes:
+        W: its weights, of the given weights' shape, with least margin 1 over the retain set.
+        multipliers: lambda (m,), dual variables; 0 outside the retain set.
+        status: ``converged`` (by the active-set iteration), ``fallback`` (by the convergent
+            method), ``infeasible`` (no weights whose same-sign pre-activations have the signs
+            of the given ones have a margin above rounding) or ``stalled`` (no solution to
+            rounding was found). In the last two cases all numbers are NaN.
+        iterations: linear systems solved.
+        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i):
+            ``W = (u[:, None] * c) @ (y[:, None] * x)``.
+        margins: q (m,), the margins of W on all samples.
+        epsilon, delta: the KKT residuals that rounding left, as for ``Certificate``.
+        pattern_changes: same-sign pairs (y_i u_j > 0) whose sign differs from that in the given
+            weights; where there are any, continued training may have gone elsewhere.
+    """
+
+    W: Float
+    multipliers: Float
+    status: str
+    iterations: int
+    coefficients: Float = field(repr=False)
+    margins: Float = field(repr=False)
+    epsilon: float
+    delta: float
+    pattern_changes: int
+
+
+@partial(jax.jit, static_argnames="model")
+def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
+    rungs = _certificate.ladder(model, weights, u, x, y, retain, kink_tols)
     return rungs, _certificate.choose(rungs, tau_budget)
+
+
+_solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
+
+
+def _model(u: ArrayLike | None, leak: float) -> Model:
+    leak = check_leak(leak, linear=u is None)
+    return LINEAR if u is None else leaky_relu(leak)
 
 
 def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
@@ -89,6 +135,7 @@ def certify(
     retain: ArrayLike | None = None,
     kink_tol: float | Sequence[float] | None = KINK_TOLS,
     tau_budget: float = TAU_BUDGET,
+    leak: float = 0.0,
 ) -> Certificate:
     """How nearly W is a KKT point of the max-margin problem on the retain set (MYV).
 
@@ -104,6 +151,7 @@ def certify(
             derivative of ReLU is free in [0, 1]. None ignores kinks (derivative 1[z > 0]).
         tau_budget: of the ladder, the least epsilon with tau within this budget is returned;
             if none is within it, the rung with the least tau.
+        leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
 
     Returns:
         The best certificate; its ``ladder`` holds the one at every tolerance. A model that does
@@ -118,7 +166,7 @@ def certify(
     """
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
-    mask = check_retain(retain, len(y_))
+    mask, model = check_retain(retain, len(y_)), _model(u, leak)
     tols = _tolerances(kink_tol)
     if not (isinstance(tau_budget, Real) and tau_budget >= 0):
         raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
@@ -130,10 +178,9 @@ def certify(
     outside = w - inside @ basis.T
     reduced = np.column_stack([inside, np.linalg.norm(outside, axis=1)])
     x_reduced = np.column_stack([x_ @ basis, np.zeros(len(y_))])
-    name = "linear" if u is None else "two_layer_relu"
     with jax.enable_x64(True):
         rungs, best = jax.device_get(
-            _rungs(name, reduced, out, x_reduced, y_, mask, tols, float(tau_budget))
+            _rungs(model, reduced, out, x_reduced, y_, mask, tols, float(tau_budget))
         )
 
     lengths = reduced[:, -1]
@@ -172,6 +219,7 @@ def ascend(
     *,
     kink_tol: float | Sequence[float] | None = KINK_TOLS,
     tau_budget: float = TAU_BUDGET,
+    leak: float = 0.0,
 ) -> Float:
     """One gradient-ascent step on the forget set, of the size in MYV's theorem for fraction 1.
 
@@ -188,6 +236,7 @@ def ascend(
         step_fraction: 0 changes nothing, 1 is the theorem's step.
         kink_tol: as for ``certify``.
         tau_budget: as for ``certify``.
+        leak: as for ``certify``.
 
     Returns:
         The unlearned weights, of the shape and at the scale of W.
@@ -205,14 +254,68 @@ def ascend(
     mask = check_forget(forget, len(y_))
     if not (isinstance(step_fraction, Real) and np.isfinite(step_fraction)):
         raise ValueError(f"step_fraction must be a finite number, not {step_fraction!r}")
-    trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget)
+    trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget, leak=leak)
     if not trained.separated:
         raise ValueError("W does not separate the samples: it has no multipliers to ascend with")
     z = w @ x_.T
-    q_min = np.min(y_ * (out @ (z if u is None else np.maximum(z, 0.0))))
+    with jax.enable_x64(True):
+        q_min = np.min(y_ * (out @ np.asarray(activation(_model(u, leak), z))))
     coefficients = np.where(mask, trained.coefficients, 0.0)
     unlearned = w - step_fraction * q_min * (out[:, None] * coefficients) @ (y_[:, None] * x_)
     return unlearned[0] if u is None else unlearned
+
+
+def find_limit(
+    W: ArrayLike,
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    retain: ArrayLike | None = None,
+    leak: float = 0.0,
+) -> Limit:
+    """The point that training, continued from W on the retain set, converges to in direction.
+
+    Solved for, not descended to: the Clarke-KKT point of the max-margin problem that keeps the
+    signs of same-sign pre-activations (y_i u_j > 0) of W, or those that its own solution asks for
+    (DESIGN 3.2). W should be trained far enough for these signs to have settled. For the linear
+    model it is the hard-margin support vector machine, whatever W.
+
+    Args:
+        W: trained or unlearned weights (n, d), or (d,) of the linear model, at any scale.
+        u: output weights (n,), or None for the linear model.
+        x: samples (m, d).
+        y: labels (m,), +1 or -1.
+        retain: indices or a boolean mask (m,) of the samples to train on; None is all.
+        leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
+
+    Raises:
+        ValueError: for input that has no meaning; it says which and what is allowed.
+
+    >>> limit = find_limit([1.0, 1.0], None, [[2.0, 0.0], [0.0, 4.0]], [1, -1])
+    >>> limit.W, limit.multipliers, limit.status
+    (array([ 0.5 , -0.25]), array([0.25  , 0.0625]), 'converged')
+    """
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    mask, model = check_retain(retain, len(y_)), _model(u, leak)
+    w = w / (np.abs(w).max() or 1.0)
+    basis = np.linalg.qr(x_.T)[0]
+    # Only the signs of pre-activations and the scale of W matter: no more of W is needed.
+    with jax.enable_x64(True):
+        found = jax.device_get(_solve_limit(model, w @ basis, out, x_ @ basis, y_, mask))
+    weights = found.weights @ basis.T
+    return Limit(
+        W=weights[0] if u is None else weights,
+        multipliers=found.multipliers,
+        status=_limit.STATUSES[int(found.status)],
+        iterations=int(found.iterations),
+        coefficients=found.coefficients,
+        margins=found.margins,
+        epsilon=float(found.epsilon),
+        delta=float(found.delta),
+        pattern_changes=int(found.pattern_changes),
+    )
 
 
 def run(

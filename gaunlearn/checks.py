@@ -4,12 +4,13 @@ All raise ValueError. Nothing inside a compiled program raises: a single trial t
 that says so.
 """
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_forget", "check_retain", "check_samples", "check_weights"]
+__all__ = ["check_forget", "check_leak", "check_retain", "check_samples", "check_weights"]
 
 
 def _numbers(value: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -130,3 +131,16 @@ def check_weights(
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has NaN or infinite entries")
     return w, out
+
+
+def check_leak(leak: float, *, linear: bool) -> float:
+    """The activation's slope below 0.
+
+    Raises:
+        ValueError: not a number in [0, 1), or not 0 for the linear model.
+    """
+    if not (isinstance(leak, Real) and 0 <= leak < 1):
+        raise ValueError(f"leak must be a number in [0, 1), not {leak!r}")
+    if linear and leak:
+        raise ValueError(f"leak is {leak:g}, but u is None: the linear model has no activation")
+    return float(leak)

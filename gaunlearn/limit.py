@@ -41,8 +41,8 @@ from gaunlearn.models import Model, activation, preactivations, slopes
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
 # What Limit.status indexes.
-STATUSES = ("converged", "fallback", "infeasible", "stalled")
-_CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED = range(4)
+STATUSES = ("converged", "fallback", "infeasible", "stalled", "undefined")
+_CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED, _UNDEFINED = range(5)
 
 # Trained pre-activations within this of zero, relative to the network's scale, start as kinks.
 _START_TOL = 1e-2
@@ -52,7 +52,8 @@ _MAX_ITERATIONS = 40
 _MAX_ATTEMPTS = 200
 # Values within so many units of rounding of zero contradict no state.
 _SLACK_UNITS = 2000
-# A residual of so many units of rounding is one of rounding.
+# A residual of so many units of what rounding allows is one of rounding, and so is a
+# pre-activation, relative to the network's scale.
 _RESIDUAL_UNITS = 1e4
 # A normalised margin below this many units of rounding (squared) is none.
 _MARGIN_UNITS = 100
@@ -66,12 +67,13 @@ class Limit(NamedTuple):
         multipliers: dual variables lambda_i, 0 outside the retain set.
         coefficients: c_ji = lambda_i times the Clarke derivative of the pair.
         margins: q_i on all samples.
-        residual: the largest violation of the KKT conditions: of q_i >= 1, lambda_i (q_i - 1) = 0,
-            and of the sign of z_ji where c_ji is not free, times |u_j| and what c_ji lacks.
+        epsilon: ||theta - sum_i lambda_i y_i h_i||, with h_i from ``coefficients`` where z_ji is
+            zero to rounding and from the sign of z_ji elsewhere.
+        delta: max_i lambda_i (q_i - 1) over the retain set.
         status: an index of ``STATUSES``. ``converged``: by the active set alone; ``fallback``: the
             convergent method was needed; ``infeasible``: no weights with these same-sign slopes
-            have positive margins; ``stalled``: no solution to rounding was found. In the last two
-            cases all else is NaN.
+            have a margin above rounding; ``stalled``: no solution to rounding was found;
+            ``undefined``: the weights were not finite. In the last three cases all else is NaN.
         iterations: linear systems solved.
         pattern_changes: same-sign pairs that were released or taken in.
     """
@@ -80,13 +82,13 @@ class Limit(NamedTuple):
     multipliers: Float[Array, " m"]
     coefficients: Float[Array, "n m"]
     margins: Float[Array, " m"]
-    residual: Float[Array, ""]
+    epsilon: Float[Array, ""]
+    delta: Float[Array, ""]
     status: Int[Array, ""]
     iterations: Int[Array, ""]
     pattern_changes: Int[Array, ""]
 
 
-DEBUG=False
 class _Program(NamedTuple):
     """The convex program but for the slopes of same-sign pairs, the ``pattern`` (n, m).
 
@@ -166,7 +168,7 @@ def _solve_face(
     free = program.opposite & face.support & (face.state == 0)
     targets = program.elastic * program.totals(pattern)
     size = inner(mass, targets, targets)
-    goal = 1e-2 * jnp.finfo(targets.dtype).eps ** 2 * size
+    goal = 100.0 * jnp.finfo(targets.dtype).eps ** 2 * size
     curvature = program.curvature + program.elastic * size / program.elastic**2
     tied_mass = mass @ slope**2
 
@@ -225,7 +227,6 @@ def _active_set(
         point, _, count = state
         c, level = _solve_face(program, pattern, point)
         face, fits, _ = _judge(program, pattern, point.face, c, level)
-        jax.debug.print('  AS fits {} pairs {} sup {} sum {}', fits, (face.state!=point.face.state).sum(), (face.support!=point.face.support).sum(), level.sum()) if DEBUG else None
         return _Point(c, level, face), fits, count + 1
 
     return jax.lax.while_loop(
@@ -262,7 +263,6 @@ def _fallback(
         needed,
     )
     c, level = found.coefficients, found.multipliers
-    jax.debug.print('FB gap {} rounds {} needed {}', found.gap, found.rounds, needed) if DEBUG else None
     state = jnp.where(c >= level, 1, jnp.where(c <= program.leak * level, -1, 0))
     return _Point(c, level, _Face(state, level > 0))
 
@@ -356,7 +356,7 @@ def find_limit(
         retain & ((q <= _START_SUPPORT * least) | (least <= 0)),
     )
     pattern = jnp.where(same_sign, slopes(model, z), 0.0)
-    hopeless = jnp.any(retain & (mass @ pattern**2 == 0))
+    hopeless = jnp.any(retain & (mass @ pattern**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
     no = jnp.asarray(False)
     search = jax.lax.while_loop(
         lambda search: (search.status < 0) & (search.attempts < _MAX_ATTEMPTS),
@@ -377,20 +377,26 @@ def find_limit(
     free = jnp.clip(search.point.c, model.leak * level, level)
     c = jnp.where(program.opposite, free, search.pattern * level)
     theta = (u[:, None] * c) @ signed
-    z = preactivations(theta, x)
-    q = y * (u @ activation(model, z))
+    q = y * (u @ activation(model, preactivations(theta, x)))
     least = jnp.min(jnp.where(retain, q, jnp.inf))
-    theta, z, q, c, level = (a / jnp.where(least > 0, least, 1.0) for a in (theta, z, q, c, level))
-    wrong_side = (c - model.leak * level) * jnp.maximum(-z, 0) + (level - c) * jnp.maximum(z, 0)
-    wrong_side = jnp.where(usable & model.has_kinks, jnp.abs(u)[:, None] * wrong_side, 0.0)
-    residual = jnp.maximum(jnp.max(wrong_side), jnp.max(jnp.where(retain, level * (q - 1), 0.0)))
+    theta, q, c, level = (a / jnp.where(least > 0, least, 1.0) for a in (theta, q, c, level))
+
+    # An independent look at the result: derivatives from the signs, except at kinks.
+    z = preactivations(theta, x)
+    size = jnp.linalg.norm(theta) / jnp.sqrt(float(theta.shape[0])) * lengths
+    at_kink = jnp.abs(z) <= _RESIDUAL_UNITS * rounding * size
+    c = jnp.where(at_kink & model.has_kinks, c, jnp.where(retain, slopes(model, z), 0.0) * level)
+    epsilon = jnp.linalg.norm(theta - (u[:, None] * c) @ signed)
+    delta = jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf))
     # q_i is a sum over lambda, so that lambda_i (q_i - 1) has rounding errors of lambda^2.
     attainable = rounding * (1 + jnp.max(level) ** 2 * steepest)
+    exact = (least > 0) & (jnp.maximum(epsilon, delta) <= _RESIDUAL_UNITS * attainable)
+    defined = jnp.all(jnp.isfinite(weights))
     infeasible = search.status == _INFEASIBLE
-    exact = (least > 0) & (residual <= _RESIDUAL_UNITS * attainable) & ~infeasible
-    jax.debug.print('D res {} least {} sumlam {} status {} used {} tail {}', residual, least, level.sum(), search.status, search.used_fallback, search.attempts) if DEBUG else None
-    done = jnp.where(search.used_fallback, _FALLBACK, _CONVERGED)
-    status = jnp.where(infeasible, _INFEASIBLE, jnp.where(exact, done, _STALLED))
+    exact = exact & defined & ~infeasible
+    solved = jnp.where(search.used_fallback, _FALLBACK, _CONVERGED)
+    status = jnp.where(infeasible, _INFEASIBLE, jnp.where(exact, solved, _STALLED))
+    status = jnp.where(defined, status, _UNDEFINED)
 
     def valid(value):
         return jnp.where(exact, value, jnp.nan)
@@ -400,7 +406,8 @@ def find_limit(
         multipliers=valid(level),
         coefficients=valid(c),
         margins=valid(q),
-        residual=valid(residual),
+        epsilon=valid(epsilon),
+        delta=valid(delta),
         status=status,
         iterations=search.iterations,
         pattern_changes=search.pattern_changes,

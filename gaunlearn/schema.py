@@ -9,10 +9,16 @@ from typing import Literal, NamedTuple
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "Column"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
+_NO_LIMIT = "limit_status{} is infeasible, stalled or undefined"
+_STATUS = (
+    "how the limit of {} was solved for: converged (active set), fallback (convergent method), "
+    "infeasible (no weights with these same-sign slopes have a margin), stalled, undefined (no "
+    "weights to start from)"
+)
 _NOT_RETRAINED = "the retrained model does not separate the retain set"
 _FLIPS = f"a retained sign flipped or the interference is 1 or more, or {_NOT_TRAINED}"
 
@@ -101,6 +107,20 @@ COLUMNS: tuple[Column, ...] = (
     Column("log_loss_train", "float64", "log of the loss summed over training samples", "real"),
     Column("steps", "int64", "training steps taken", "0 or more"),
     Column(
+        "settled_train",
+        "bool",
+        "whether no same-sign pair changed its sign during the last half of the training steps",
+        "bool",
+    ),
+    Column(
+        "tau_train_limit",
+        "float64",
+        "1 - cos between the end of training's descent and the limit that was solved for from it",
+        "0 to 2",
+        _NO_LIMIT.format(""),
+    ),
+    Column("limit_status", "string", _STATUS.format("training"), "one of five words"),
+    Column(
         "lambda_forget",
         "float64",
         "dual variable of the forgotten sample in the trained model",
@@ -137,6 +157,33 @@ COLUMNS: tuple[Column, ...] = (
         "relative duality gap of epsilon's least-squares problem",
         "0 or more; rounding is 1e-15",
         _NOT_SEPARATED,
+    ),
+    Column(
+        "epsilon_limit",
+        "float64",
+        "stationarity residual of the limit solved for from the unlearned model, on the retain set",
+        "0 or more, normalised to least retained margin 1; rounding",
+        _NO_LIMIT.format("_unlearned"),
+    ),
+    Column(
+        "delta_limit",
+        "float64",
+        "complementarity that goes with epsilon_limit",
+        "0 or more; rounding",
+        _NO_LIMIT.format("_unlearned"),
+    ),
+    Column(
+        "tau_limit",
+        "float64",
+        "1 - cos between the unlearned model and the limit of epsilon_limit",
+        "0 to 2",
+        _NO_LIMIT.format("_unlearned"),
+    ),
+    Column(
+        "limit_status_unlearned",
+        "string",
+        _STATUS.format("further training of the unlearned model on the retain set"),
+        "one of five words",
     ),
     Column(
         "sign_flips",
@@ -193,6 +240,14 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("log_loss_retrain", "float64", "log of the retrained model's summed loss", "real"),
     Column("steps_retrain", "int64", "retraining steps taken", "0 or more"),
+    Column(
+        "tau_retrain_limit",
+        "float64",
+        "1 - cos between the end of retraining's descent and its limit",
+        "0 to 2",
+        _NO_LIMIT.format("_retrain"),
+    ),
+    Column("limit_status_retrain", "string", _STATUS.format("retraining"), "one of five words"),
     *_generalisation("original", ""),
     *_generalisation("unlearned", _NOT_TRAINED),
     *_generalisation("retrained", ""),

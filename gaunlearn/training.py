@@ -32,6 +32,8 @@ class TrainingConfig(NamedTuple):
         target_log_loss: stop when log L is at most this; -inf never stops.
         target_epsilon: stop when the KKT residual epsilon is at most this; 0 never stops.
         check_every: how many steps lie between two looks at the targets.
+        until_settled: also stop once the samples are separated and no same-sign pair has changed
+            its sign during the last half of the steps (looked at every ``check_every`` steps).
     """
 
     loss: Loss
@@ -41,14 +43,24 @@ class TrainingConfig(NamedTuple):
     target_log_loss: float = -jnp.inf
     target_epsilon: float = 0.0
     check_every: int = 100
+    until_settled: bool = False
 
 
 class Trained(NamedTuple):
-    """Weights, the number of steps taken, and log L (sum over the kept samples) at the end."""
+    """What descent ended with.
+
+    Attributes:
+        weights: the weights.
+        steps: steps taken.
+        log_loss: log L, L summed over the kept samples.
+        settled: whether no same-sign pair (y_i u_j > 0) of a kept sample has changed the sign of
+            its pre-activation during the last half of the steps.
+    """
 
     weights: Float[Array, "n r"]
     steps: Int[Array, ""]
     log_loss: Float[Array, ""]
+    settled: Bool[Array, ""]
 
 
 def scale_by_loss() -> optax.GradientTransformationExtraArgs:
@@ -114,28 +126,47 @@ def train(
     def final_log_loss(weights):
         return log_total_loss(config.loss, margins(model, weights, u, x, y), keep)
 
-    def target_met(weights):
+    def signs(weights):
+        # For the linear model nothing can change.
+        same_sign = keep & (y * u[:, None] > 0) & model.has_kinks
+        return (preactivations(weights, x) > 0) & same_sign
+
+    carry = (weights, optimizer.init(weights))
+    targets = config.target_epsilon > 0 or config.target_log_loss > -jnp.inf
+    if not (targets or config.until_settled):
+        half = config.max_steps // 2
+        carry = jax.lax.fori_loop(0, half, step, carry)
+        earlier = signs(carry[0])
+        weights, _ = jax.lax.fori_loop(half, config.max_steps, step, carry)
+        settled = jnp.all(signs(weights) == earlier)
+        steps = jnp.asarray(config.max_steps)
+        return Trained(weights, steps, final_log_loss(weights), settled)
+
+    def target_met(weights, settled):
         met = final_log_loss(weights) <= config.target_log_loss
         if epsilon_of is not None and config.target_epsilon > 0:
             met |= epsilon_of(weights) <= config.target_epsilon
+        if config.until_settled:
+            least = jnp.min(jnp.where(keep, margins(model, weights, u, x, y), jnp.inf))
+            met |= settled & (least > 0)
         return met
-
-    carry = (weights, optimizer.init(weights))
-    if config.target_epsilon <= 0 and config.target_log_loss == -jnp.inf:
-        weights, _ = jax.lax.fori_loop(0, config.max_steps, step, carry)
-        return Trained(weights, jnp.asarray(config.max_steps), final_log_loss(weights))
 
     # Targets are looked at between rounds: a predicate after every step would make every step of
     # a vmapped loop select between old and new weights.
     def round_of_steps(state):
-        carry, steps, _ = state
+        carry, steps, last_signs, last_change, _ = state
         count = jnp.minimum(config.check_every, config.max_steps - steps)
         carry = jax.lax.fori_loop(0, count, step, carry)
-        return carry, steps + count, target_met(carry[0])
+        steps = steps + count
+        new_signs = signs(carry[0])
+        last_change = jnp.where(jnp.any(new_signs != last_signs), steps, last_change)
+        met = target_met(carry[0], steps >= 2 * last_change)
+        return carry, steps, new_signs, last_change, met
 
-    (weights, _), steps, _ = jax.lax.while_loop(
-        lambda state: (state[1] < config.max_steps) & ~state[2],
+    nothing_yet = target_met(weights, jnp.asarray(False))
+    (weights, _), steps, _, last_change, _ = jax.lax.while_loop(
+        lambda state: (state[1] < config.max_steps) & ~state[4],
         round_of_steps,
-        (carry, jnp.asarray(0), target_met(weights)),
+        (carry, jnp.asarray(0), signs(weights), jnp.asarray(0), nothing_yet),
     )
-    return Trained(weights, steps, final_log_loss(weights))
+    return Trained(weights, steps, final_log_loss(weights), steps >= 2 * last_change)

@@ -14,10 +14,11 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate, certify, one_minus_cosine
+from gaunlearn.limit import find_limit
 from gaunlearn.metrics import accuracy, disagreement, membership
 from gaunlearn.models import Model, logits, output_weights, preactivations
 from gaunlearn.theory import ascent_bound, data_conditions
-from gaunlearn.training import Trained, TrainingConfig, margins, train
+from gaunlearn.training import TrainingConfig, margins, train
 from gaunlearn.types import Problem
 from gaunlearn.unlearning import ascent_direction
 
@@ -27,6 +28,7 @@ __all__ = [
     "INITIALISATIONS",
     "ORIGINAL",
     "Setup",
+    "TrainedModel",
     "certify_stage",
     "evaluate_stage",
     "train_stage",
@@ -44,6 +46,7 @@ class Setup(NamedTuple):
         model: the architecture.
         n: neurons; 1 for the linear model.
         training: the descent, the same for training and retraining.
+        to_limit: whether the limit of the descent takes the place of its end.
         kink_tols: ladder of kink tolerances; (-1,) ignores kinks.
         tau_budget: how much tau a certificate may cost.
     """
@@ -51,8 +54,29 @@ class Setup(NamedTuple):
     model: Model
     n: int
     training: TrainingConfig
+    to_limit: bool
     kink_tols: tuple[float, ...]
     tau_budget: float
+
+
+class TrainedModel(NamedTuple):
+    """A trained or retrained model.
+
+    Attributes:
+        weights: those of the descent's end, or of its limit.
+        steps: steps of the descent.
+        log_loss: log of the summed loss at the descent's end.
+        settled: see ``training.Trained``.
+        tau_limit: 1 - cos between the descent's end and its limit.
+        limit_status: an index of ``limit.STATUSES``.
+    """
+
+    weights: Float[Array, "n r+k"]
+    steps: Int[Array, ""]
+    log_loss: Float[Array, ""]
+    settled: Bool[Array, ""]
+    tau_limit: Float[Array, ""]
+    limit_status: Int[Array, ""]
 
 
 def _certify(
@@ -72,10 +96,12 @@ def _certify(
 
 def train_stage(
     setup: Setup, problem: Problem, start: Int[Array, ""], keep: Bool[Array, " m"]
-) -> Trained:
-    """Train on the samples in ``keep`` from initialisation number ``start``.
+) -> TrainedModel:
+    """Train on the samples in ``keep`` from initialisation number ``start``, and solve for where
+    that leads.
 
-    The coordinates outside the samples' span never change, so descent leaves them out.
+    The coordinates outside the samples' span never change, so descent leaves them out. In the
+    limit they are zero: they stay as they are while the others grow.
     """
     u = output_weights(setup.model, setup.n)
     initial = problem.initial_weights[start]
@@ -95,10 +121,19 @@ def train_stage(
         keep,
         epsilon_of=lambda inside: _certify(setup, problem, whole(inside), keep).epsilon,
     )
-    return trained._replace(weights=whole(trained.weights))
+    ended = whole(trained.weights)
+    limit = find_limit(setup.model, ended, u, problem.x, problem.y, keep)
+    return TrainedModel(
+        weights=limit.weights if setup.to_limit else ended,
+        steps=trained.steps,
+        log_loss=trained.log_loss,
+        settled=trained.settled,
+        tau_limit=one_minus_cosine(ended, limit.weights),
+        limit_status=limit.status,
+    )
 
 
-def certify_stage(setup: Setup, problem: Problem, trained: Trained) -> Certificate:
+def certify_stage(setup: Setup, problem: Problem, trained: TrainedModel) -> Certificate:
     """The trained model's certificate on the full training set: epsilon_1, delta_1, lambda."""
     return _certify(setup, problem, trained.weights, jnp.ones_like(problem.y, bool))
 
@@ -106,11 +141,11 @@ def certify_stage(setup: Setup, problem: Problem, trained: Trained) -> Certifica
 def evaluate_stage(
     setup: Setup,
     problem: Problem,
-    trained: Trained,
+    trained: TrainedModel,
     trained_certificate: Certificate,
-    retrained: Trained,
+    retrained: TrainedModel,
     retrained_start: Int[Array, ""],
-    retrained_again: Trained,
+    retrained_again: TrainedModel,
     forget_index: Int[Array, ""],
     step_fractions: Float[Array, " f"],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -127,8 +162,9 @@ def evaluate_stage(
     original = trained_certificate
 
     def test_logits(weights, start):
-        z = preactivations(weights, problem.x_test) + problem.test_offset[start]
-        return logits(model, z, u)
+        z = preactivations(weights, problem.x_test)
+        # What initial weights have outside the samples' span; nothing of it is left in a limit.
+        return logits(model, z if setup.to_limit else z + problem.test_offset[start], u)
 
     def least_retained(q):
         least = jnp.min(jnp.where(retain, q, jnp.inf))
@@ -164,12 +200,17 @@ def evaluate_stage(
         "separated_train": original.separated,
         "log_loss_train": trained.log_loss,
         "steps": trained.steps,
+        "settled_train": trained.settled,
+        "tau_train_limit": trained.tau_limit,
+        "limit_status": trained.limit_status,
         "lambda_forget": original.multipliers[forget_index],
         "epsilon_retrain": reference.epsilon,
         "delta_retrain": reference.delta,
         "separated_retrain": reference.separated,
         "log_loss_retrain": retrained.log_loss,
         "steps_retrain": retrained.steps,
+        "tau_retrain_limit": retrained.tau_limit,
+        "limit_status_retrain": retrained.limit_status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
         **named(original_quality, "original"),
         **named(retrained_quality, "retrained"),
@@ -184,6 +225,7 @@ def evaluate_stage(
         unlearned = trained.weights - step_fraction * least ** (1 / model.homogeneity) * direction
         unlearned = jnp.where(original.separated, unlearned, jnp.nan)
         certificate = _certify(setup, problem, unlearned, retain)
+        limit = find_limit(model, unlearned, u, x, y, retain)
         bound = ascent_bound(
             model,
             theta,
@@ -204,6 +246,10 @@ def evaluate_stage(
             "kink_tol": certificate.kink_tol,
             "kink_pairs": certificate.kink_pairs,
             "kkt_gap": certificate.gap,
+            "epsilon_limit": limit.epsilon,
+            "delta_limit": limit.delta,
+            "tau_limit": one_minus_cosine(unlearned, limit.weights),
+            "limit_status_unlearned": limit.status,
             "tau_retrain": one_minus_cosine(unlearned, reference.weights),
             "sign_flips": bound.sign_flips,
             "epsilon_inherited": bound.epsilon,

@@ -19,11 +19,20 @@ from jax.sharding import Mesh, PartitionSpec
 from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
 from gaunlearn.data.real import digits, load_npz
 from gaunlearn.data.reduction import reduce_problem, rotate
+from gaunlearn.limit import STATUSES
 from gaunlearn.losses import LOSSES
-from gaunlearn.models import MODELS
+from gaunlearn.models import MODELS, leaky_relu
+from gaunlearn.schema import COLUMNS
 from gaunlearn.sweep.identity import digest, key_words
 from gaunlearn.sweep.plan import Block
-from gaunlearn.sweep.spec import Cell, DigitsData, IsotropicData, LinearModel, MixtureData
+from gaunlearn.sweep.spec import (
+    Cell,
+    DigitsData,
+    IsotropicData,
+    LeakyReluModel,
+    LinearModel,
+    MixtureData,
+)
 from gaunlearn.training import TrainingConfig
 from gaunlearn.trial import (
     FRESH,
@@ -47,11 +56,11 @@ _STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 
 def setup_of(cell: Cell) -> Setup:
     """The static part of a cell's trials."""
-    train = cell.train
+    train, model = cell.train, cell.model
     kinks = cell.evaluate.kink_tol if cell.evaluate.kinks == "handled" else (-1.0,)
     return Setup(
-        model=MODELS[cell.model.kind],
-        n=1 if isinstance(cell.model, LinearModel) else cell.model.n,
+        model=leaky_relu(model.leak) if isinstance(model, LeakyReluModel) else MODELS[model.kind],
+        n=1 if isinstance(model, LinearModel) else model.n,
         training=TrainingConfig(
             loss=LOSSES[train.loss],
             optimizer=train.optimizer,
@@ -60,7 +69,9 @@ def setup_of(cell: Cell) -> Setup:
             target_log_loss=-np.inf if train.target_log_loss is None else train.target_log_loss,
             target_epsilon=train.target_epsilon or 0.0,
             check_every=train.check_every,
+            until_settled=train.end == "limit",
         ),
+        to_limit=train.end == "limit",
         kink_tols=kinks,
         tau_budget=cell.evaluate.tau_budget,
     )
@@ -184,12 +195,23 @@ def run_block(
         For each cell a dictionary from column name to array, one entry a trial, without the
         columns of parameters.
     """
-    setup = setup_of(block.cells[0])
     report("data")
+    with jax.enable_x64(True):
+        problems = [build_problem(block, directory, seed) for seed in block.seeds]
+    dtype = block.cells[0].compute.dtype
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(dtype), *problems)
+    # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        return _run_stages(block, jax.tree.map(jnp.asarray, stacked), report)
+
+
+def _run_stages(
+    block: Block, problem: Problem, report: Callable[[str], None]
+) -> list[dict[str, np.ndarray]]:
+    """As ``run_block``, from its problems, stacked over seeds."""
+    setup = setup_of(block.cells[0])
     seeds, forget = len(block.seeds), jnp.asarray(block.forget_indices)
     points = forget.shape[0]
-    problems = [build_problem(block, directory, seed) for seed in block.seeds]
-    problem: Problem = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
     m = problem.y.shape[1]
     pairs = setup.n * m
 
@@ -256,6 +278,11 @@ def _columns(
     count = len(block.step_fractions)
     columns = {name: np.repeat(np.asarray(value), count) for name, value in shared.items()}
     columns |= {name: np.asarray(value).reshape(-1) for name, value in swept.items()}
+    for column in COLUMNS:
+        if column.type == "float64" and column.name in columns:
+            columns[column.name] = columns[column.name].astype(np.float64)
+        elif column.type == "string" and column.name in columns:
+            columns[column.name] = np.asarray(STATUSES)[columns[column.name]]
     identity = list(_identities(block))
     columns["seed"], columns["forget_index"], columns["step_fraction"] = map(
         np.asarray, zip(*identity, strict=True)

@@ -54,7 +54,7 @@ def trial_content(cell: Cell, data: dict[str, Any]) -> dict[str, Any]:
         "model": model_content(cell),
         **{
             section: getattr(cell, section).model_dump(mode="json", exclude_defaults=True)
-            for section in ("train", "retrain", "evaluate")
+            for section in ("train", "retrain", "evaluate", "compute")
         },
     }
 

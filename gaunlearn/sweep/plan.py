@@ -55,7 +55,8 @@ def plan_blocks(sweep: Sweep) -> Iterator[Block]:
     planned: set[str] = set()
     groups: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
-        groups.setdefault(repr((cell.data, cell.model, cell.train)), []).append(cell)
+        shared = repr((cell.data, cell.model, cell.train, cell.compute))
+        groups.setdefault(shared, []).append(cell)
     for cells in groups.values():
         first = cells[0]
         data = data_content(first, sweep.directory)

@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 def _parameters(cell: Cell) -> dict[str, Any]:
     """Scalar parameters of a cell by column name; those that are not set have no column."""
     found = {}
-    for section in ("data", "model", "train", "retrain", "evaluate"):
+    for section in ("data", "model", "train", "retrain", "evaluate", "compute"):
         for key, value in getattr(cell, section).model_dump().items():
             if value is not None and not isinstance(value, tuple):
                 found[column_name(section, key)] = value
@@ -94,7 +94,6 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
         "device": devices[0].device_kind,
         "platform": devices[0].platform,
         "devices": len(devices),
-        "dtype": "float64",
         "canaries": "well" if not ill else "; ".join(f"{f.canary}: {f.detail}" for f in ill),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "spec_hash": digest(sweep.text),
@@ -165,8 +164,7 @@ def run_sweep(
         def report(stage: str, finished: int = finished, median: float = median) -> None:
             progress(Progress(finished, total, stage, median))
 
-        with jax.enable_x64(True):
-            rows = run_block(block, sweep.directory, report)
+        rows = run_block(block, sweep.directory, report)
         write_part(
             out,
             block.key,

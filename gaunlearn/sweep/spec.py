@@ -1,7 +1,7 @@
 """A sweep's TOML file, read into frozen and validated records before anything runs.
 
-Every scalar parameter of [data], [model], [train], [retrain] and [evaluate] may be given as a
-list: it is then an axis, and the sweep is the product of its axes. Each combination is one
+Every scalar parameter of [data], [model], [train], [retrain], [evaluate] and [compute] may be given
+as a list: it is then an axis, and the sweep is the product of its axes. Each combination is one
 ``Cell``. All errors are SpecError, one line with file, key, value and what is allowed.
 """
 
@@ -85,9 +85,21 @@ class ReluModel(_Section):
     init_scale: float = Field(default=0.03, gt=0)
 
 
-class Training(_Section):
-    """Descent for training and retraining; stops at whichever comes first."""
+class LeakyReluModel(_Section):
+    """As two_layer_relu, with slope leak below 0."""
 
+    kind: Literal["two_layer_leaky_relu"]
+    n: int = Field(ge=1)
+    leak: float = Field(gt=0, lt=1)
+    init_scale: float = Field(default=0.03, gt=0)
+
+
+class Training(_Section):
+    """Descent for training and retraining; stops at whichever comes first. With end "limit" it
+    also stops when signs have settled, and its limit takes its place.
+    """
+
+    end: Literal["descent", "limit"] = "descent"
     optimizer: str = "normalized_gd"
     loss: str = "logistic"
     step_size: float = Field(default=1.0, gt=0)
@@ -115,6 +127,12 @@ class Evaluation(_Section):
     tau_budget: float = Field(default=TAU_BUDGET, ge=0)
 
 
+class Computing(_Section):
+    """How numbers are represented; data and initial weights are the same in either."""
+
+    dtype: Literal["float64", "float32"] = "float64"
+
+
 _KINDS: dict[str, dict[str, type[_Section]]] = {
     "data": {
         "gaussian_mixture": MixtureData,
@@ -122,12 +140,13 @@ _KINDS: dict[str, dict[str, type[_Section]]] = {
         "digits": DigitsData,
         "file": FileData,
     },
-    "model": {"linear": LinearModel, "two_layer_relu": ReluModel},
+    "model": {"linear": LinearModel, "two_layer_relu": ReluModel, "two_layer_leaky_relu": LeakyReluModel},
 }
 _PLAIN: dict[str, type[_Section]] = {
     "train": Training,
     "retrain": Retraining,
     "evaluate": Evaluation,
+    "compute": Computing,
 }
 _LIST_VALUED = {"classes", "kink_tol"}
 _CHOICES = {"optimizer": tuple(OPTIMIZERS), "loss": tuple(LOSSES)}
@@ -143,10 +162,11 @@ class Cell(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     data: MixtureData | IsotropicData | DigitsData | FileData
-    model: LinearModel | ReluModel
+    model: LinearModel | ReluModel | LeakyReluModel
     train: Training
     retrain: Retraining
     evaluate: Evaluation
+    compute: Computing
 
 
 class Sweep(BaseModel):
@@ -176,7 +196,7 @@ class Sweep(BaseModel):
 
 def column_name(section: str, key: str) -> str:
     """The column of a parameter: its key, after the section where that alone says too little."""
-    return f"{section}_{key}" if key in {"kind", "init", "path"} else key
+    return f"{section}_{key}" if key in {"kind", "init", "path", "end"} else key
 
 
 class _Reader:
@@ -317,7 +337,12 @@ class _Reader:
             chosen: dict[str, dict[str, Any]] = {section: {} for section in sections}
             for (section, key, _), value in zip(axes, combination, strict=True):
                 chosen[section][key] = value
-            yield Cell(**{name: self.build(classes[name], name, chosen[name]) for name in sections})
+            built = {name: self.build(classes[name], name, chosen[name]) for name in sections}
+            for key in ("max_steps", "check_every"):
+                value = getattr(built["train"], key)
+                if built["compute"].dtype == "float32" and value >= 2**31:
+                    self.fail(f"train.{key} = {value}", "must be below 2^31 with dtype float32")
+            yield Cell(**built)
 
     def swept(self) -> tuple[tuple[str, str], ...]:
         return tuple(
