@@ -42,6 +42,7 @@ __all__ = [
 _GRADIENT_STEPS = 8
 _FIRST_ITERATIONS = 15
 _MAX_ROUNDS = 200
+_MAX_ROUNDS_IN_DOUBT = 40
 _MAX_BISECTIONS = 80
 # Between two trial lengths of a projected step.
 _SHORTENING = 4.0
@@ -231,7 +232,7 @@ def minimise_over_cone(
     weights: Float[Array, " n"],
     slope: Float[Array, "n m"],
     kink: Bool[Array, "n m"],
-    relative_gap: Callable[[Array, Array, Array], Array],
+    assess: Callable[[Array, Array, Array], tuple[Array, Array | bool]],
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
 ) -> ConePoint:
@@ -246,8 +247,9 @@ def minimise_over_cone(
         weights: w_j >= 0.
         slope: of smooth pairs, 0 on kinks and on unused pairs.
         kink: pairs with c_ji in [leak lambda_i, lambda_i].
-        relative_gap: (c, lambda, gradient) -> a gap relative to the objective's natural unit; the
-            solver stops when it is rounding.
+        assess: (c, lambda, gradient) -> a gap relative to the objective's natural unit, and whether
+            a gap of rounding leaves in doubt what is sought. The solver stops when the gap is
+            rounding and, if there is doubt, the face has been found twice running.
         leak: static.
         needed: if false, nothing is computed and all is 0.
     """
@@ -284,7 +286,7 @@ def minimise_over_cone(
     def minimise_on_face(c, multipliers, last_face):
         """Conjugate gradients with free pairs, and pairs tied to lambda, as in c; then as much of
         that step as keeps c in the cone, or its projection if that is lower. Also returns the
-        face, to be compared with the next round's.
+        face, to be compared with the next round's, and whether it is the last round's.
         """
         positive = multipliers > 0
         at_top = kink & (c >= multipliers)
@@ -323,24 +325,26 @@ def minimise_over_cone(
             shorten,
             (truncated, to_beat, jnp.ones((), c.dtype)),
         )
-        return jnp.where(value < to_beat, projected, truncated), face
+        return jnp.where(value < to_beat, projected, truncated), face, settled
 
     def one_round(state):
-        c, _, gap, _, face, rounds = state
+        c, _, gap, _, _, face, rounds = state
         c, multipliers = gradient_steps(c)
-        c, face = minimise_on_face(c, multipliers, face)
+        c, face, settled = minimise_on_face(c, multipliers, face)
         c, multipliers = project(c - gradient(c) / curvature)
-        return c, multipliers, relative_gap(c, multipliers, gradient(c)), gap, face, rounds + 1
+        new_gap, doubt = assess(c, multipliers, gradient(c))
+        doubt = doubt & ~settled & (rounds < _MAX_ROUNDS_IN_DOUBT)
+        return c, multipliers, new_gap, gap, doubt, face, rounds + 1
 
     def unfinished(state):
-        _, _, gap, previous, _, rounds = state
+        _, _, gap, previous, doubt, _, rounds = state
         # A gap of some units in the last place is as good as 0; so is one of a few hundred that
         # another round did not halve.
         stalled = (gap <= 1000 * rounding) & (gap > 0.5 * previous)
-        return (gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)
+        return ((gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)) | doubt
 
     infinite = jnp.asarray(jnp.inf, targets.dtype)
-    coefficients, multipliers, gap, _, _, rounds = jax.lax.while_loop(
+    coefficients, multipliers, gap, _, _, _, rounds = jax.lax.while_loop(
         unfinished,
         one_round,
         (
@@ -348,6 +352,7 @@ def minimise_over_cone(
             jnp.zeros(m, targets.dtype),
             jnp.where(needed, infinite, 0.0),
             infinite,
+            jnp.asarray(False),
             jnp.full(targets.shape, -1, jnp.int8),
             0,
         ),

@@ -23,6 +23,9 @@ from gaunlearn.cone import ConePoint, gershgorin, inner, minimise_over_cone, rat
 
 __all__ = ["solve_multipliers"]
 
+# epsilon / ||theta|| below which a duality gap of rounding does not settle its digits.
+_SMALL_RESIDUAL = 1e-5
+
 
 def solve_multipliers(
     gram: Float[Array, "m m"],
@@ -62,7 +65,7 @@ def solve_multipliers(
 
     theta_margins = -signed_margins(targets)
 
-    def relative_gap(c, _, grad):
+    def assess(c, _, grad):
         """Duality gap from rho = residual - s theta, s just large enough for rho to be dual
         feasible: <theta, h_i> = q_i > 0 makes -theta a strictly feasible direction.
         """
@@ -77,7 +80,9 @@ def solve_multipliers(
         # The best multiple of rho as a dual point has the value <theta, rho>^2 / (2 ||rho||^2).
         dual = jnp.where(theta_rho > 0, theta_rho**2 / jnp.maximum(squared_rho, tiny), 0.0)
         dual = jnp.where(feasible, dual, 0.0)
-        return jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
+        gap = jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
+        # epsilon^2 is no better than the gap: where it is small too, the gap says too little.
+        return gap, squared_residual < _SMALL_RESIDUAL**2 * squared_norm
 
     return minimise_over_cone(
         lambda a: a @ gram,
@@ -86,6 +91,6 @@ def solve_multipliers(
         weights,
         slope,
         kink,
-        relative_gap,
+        assess,
         leak,
     )

@@ -8,7 +8,7 @@ opposite-sign pairs enter as -|u_j| act(z). Its dual is, over the cone of ``cone
 
     max  sum_i lambda_i - ||theta||^2 / 2,    theta_j = u_j sum_i c_ji y_i x_i,
 
-with c_ji tied to lambda_i on same-sign pairs and in [leak lambda_i, lambda_i] on opposite-sign ones.
+with c_ji tied to lambda_i on same-sign pairs, in [leak lambda_i, lambda_i] on opposite-sign ones.
 
 *Active set.* Every opposite-sign pair is active, off, or at its kink, and every sample is a support
 vector or not. Given these states the solution is a linear system (margins 1 on support vectors,
@@ -232,23 +232,21 @@ def _active_set(
     return jax.lax.while_loop(
         lambda state: ~state[1] & (state[2] < _MAX_ITERATIONS),
         iterate,
-        (point, jnp.asarray(False), 0),
+        (point, jnp.asarray(False), jnp.asarray(0)),
     )
 
 
-def _fallback(
-    program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]
-) -> _Point:
+def _fallback(program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]) -> _Point:
     """The same program by the method that always converges."""
 
-    def relative_gap(c, level, _):
+    def assess(c, level, _):
         correlations = program.correlate(c)
         squared = inner(program.mass, c, correlations)
         q = program.margins(pattern, correlations)
         least = jnp.min(jnp.where(program.retain, q, jnp.inf))
         # theta / least is feasible; the dual's best multiple of (lambda, c) is optimal.
         gap = jnp.where(least > 0, 1 - ratio(level.sum() * least, squared) ** 2, 1.0)
-        return jnp.where(program.no_margin(c, level), 0.0, jnp.maximum(gap, 0.0))
+        return jnp.where(program.no_margin(c, level), 0.0, jnp.maximum(gap, 0.0)), False
 
     totals = program.totals(pattern)
     found = minimise_over_cone(
@@ -258,7 +256,7 @@ def _fallback(
         program.mass,
         pattern,
         program.opposite,
-        relative_gap,
+        assess,
         program.leak,
         needed,
     )

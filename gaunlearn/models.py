@@ -1,8 +1,9 @@
 """The models: their pre-activations, logits, output weights and initial weights.
 
-All are one hidden layer of n units with fixed output weights u, ``N(x; W) = sum_j u_j act(<w_j, x>)``
-with act(z) = z for z > 0 and leak z below: positively homogeneous of degree 1 in W (MYV for ReLU,
-leak 0; SHN for the linear model, which is one unit with u = [1] and leak 1).
+All are one hidden layer of n units with fixed output weights u,
+``N(x; W) = sum_j u_j act(<w_j, x>)`` with act(z) = z for z > 0 and leak z below: positively
+homogeneous of degree 1 in W (MYV for ReLU, leak 0; SHN for the linear model, which is one unit with
+u = [1] and leak 1).
 """
 
 from dataclasses import dataclass

@@ -133,23 +133,32 @@ def train_stage(
     )
 
 
-def certify_stage(setup: Setup, problem: Problem, trained: TrainedModel) -> Certificate:
-    """The trained model's certificate on the full training set: epsilon_1, delta_1, lambda."""
-    return _certify(setup, problem, trained.weights, jnp.ones_like(problem.y, bool))
+def certify_stage(
+    setup: Setup, problem: Problem, trained: TrainedModel, keep: Bool[Array, " m"]
+) -> Certificate:
+    """A trained model's certificate on the samples that it was trained on."""
+    return _certify(setup, problem, trained.weights, keep)
 
 
 def evaluate_stage(
     setup: Setup,
     problem: Problem,
     trained: TrainedModel,
-    trained_certificate: Certificate,
+    original: Certificate,
     retrained: TrainedModel,
+    reference: Certificate,
     retrained_start: Int[Array, ""],
     retrained_again: TrainedModel,
     forget_index: Int[Array, ""],
     step_fractions: Float[Array, " f"],
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Forget one sample at every step fraction and compare with the retrained model.
+
+    Args:
+        original: the trained model's certificate on all samples.
+        reference: the retrained model's, on the retain set.
+        retrained_start: the number of the initialisation that it was retrained from.
+        retrained_again: one retrained from another, for ``tau_retrain_floor``.
 
     Returns:
         Two dictionaries: scalars, which hold for every step fraction, and arrays (f,).
@@ -159,7 +168,6 @@ def evaluate_stage(
     forget = jnp.arange(y.shape[0]) == forget_index
     retain = ~forget
     has_test = problem.y_test.shape[0] > 0
-    original = trained_certificate
 
     def test_logits(weights, start):
         z = preactivations(weights, problem.x_test)
@@ -187,7 +195,6 @@ def evaluate_stage(
     def named(found, whose):
         return {f"{name}_{whose}": value for name, value in found.items()}
 
-    reference = _certify(setup, problem, retrained.weights, retain)
     retrained_quality, retrained_logits = generalisation(retrained.weights, retrained_start)
     original_quality, _ = generalisation(trained.weights, jnp.asarray(ORIGINAL))
     conditions = data_conditions(model, setup.n, x)

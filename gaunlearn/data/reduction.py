@@ -57,8 +57,6 @@ def reduce_problem(given: Coordinates, weights: Float[Array, "k n p+k"]) -> Prob
         y=jnp.asarray(data.y),
         x_test=pad(data.x_test),
         y_test=jnp.asarray(data.y_test),
-        initial_weights=jnp.concatenate(
-            [weights[:, :, :r], triangular.transpose(2, 0, 1)], axis=2
-        ),
+        initial_weights=jnp.concatenate([weights[:, :, :r], triangular.transpose(2, 0, 1)], axis=2),
         test_offset=weights[:, :, r:p] @ data.x_test[:, r:].T,
     )

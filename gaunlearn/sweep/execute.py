@@ -98,9 +98,7 @@ def _sampled(
 
 
 @partial(jax.jit, static_argnames=("span", "n"))
-def _rotated(
-    data: Dataset, span: int, n: int, keys: Array, d: Array, scale: Array
-) -> Problem:
+def _rotated(data: Dataset, span: int, n: int, keys: Array, d: Array, scale: Array) -> Problem:
     weights = initial_weights(keys, n, data.x.shape[1], d, scale)
     return reduce_problem(Coordinates(data, span), weights)
 
@@ -225,24 +223,26 @@ def _run_stages(
         y_test=problem.y_test[:, :0],
         test_offset=problem.test_offset[..., :0],
     )
-    report("train")
+    # Trainings and retrainings are lanes of one call, as are their certificates: a program each.
+    lanes = seeds * points
     everything = jnp.ones((seeds, m), bool)
-    start = jnp.full(seeds, ORIGINAL)
-    trained = _run_lanes(train_stage, setup, (bare, start, everything), pairs=pairs)
-    jax.block_until_ready(trained)
-
-    report("retrain")
-    needed = sorted({start for cell in block.cells for start in _STARTS[cell.retrain.init]})
     keep = jnp.tile(jnp.arange(m) != forget[:, None], (seeds, 1))
-    lanes = [(per_point(bare), jnp.full(seeds * points, start), keep) for start in needed]
-    together = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *lanes)
-    retrained_all = jax.block_until_ready(_run_lanes(train_stage, setup, together, pairs=pairs))
-    lane_count = seeds * points
+    needed = sorted({start for cell in block.cells for start in _STARTS[cell.retrain.init]})
+    report("train")
+    models = _run_lanes(
+        train_stage,
+        setup,
+        (
+            _concatenate(bare, *[per_point(bare)] * len(needed)),
+            jnp.concatenate([jnp.full(seeds, ORIGINAL), jnp.repeat(jnp.asarray(needed), lanes)]),
+            _concatenate(everything, *[keep] * len(needed)),
+        ),
+        pairs=pairs,
+    )
+    jax.block_until_ready(models)
+    trained = _part(models, 0, seeds)
     retrained = {
-        start: jax.tree.map(
-            lambda leaf, a=a: leaf[a * lane_count : (a + 1) * lane_count], retrained_all
-        )
-        for a, start in enumerate(needed)
+        start: _part(models, seeds + place * lanes, lanes) for place, start in enumerate(needed)
     }
 
     rows = []
@@ -250,17 +250,27 @@ def _run_stages(
     for cell, content in zip(block.cells, block.contents, strict=True):
         report("evaluate")
         setup = setup_of(cell)
-        certificate = _run_lanes(certify_stage, setup, (bare, trained), pairs=pairs)
         first, again = _STARTS[cell.retrain.init]
+        certificates = _run_lanes(
+            certify_stage,
+            setup,
+            (
+                _concatenate(bare, per_point(bare)),
+                _concatenate(trained, retrained[first]),
+                _concatenate(everything, keep),
+            ),
+            pairs=pairs * len(setup.kink_tols),
+        )
         shared, swept = _run_lanes(
             evaluate_stage,
             setup,
             (
                 per_point(problem),
                 per_point(trained),
-                per_point(certificate),
+                per_point(_part(certificates, 0, seeds)),
                 retrained[first],
-                jnp.full(lane_count, first),
+                _part(certificates, seeds, lanes),
+                jnp.full(lanes, first),
                 retrained[again],
                 jnp.tile(forget, seeds),
             ),
@@ -269,6 +279,16 @@ def _run_stages(
         )
         rows.append(_columns(block, content, jax.device_get(shared), jax.device_get(swept)))
     return rows
+
+
+def _concatenate(*trees: Any) -> Any:
+    """Lanes after lanes."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
+
+
+def _part(tree: Any, first: int, count: int) -> Any:
+    """``count`` lanes from the ``first`` on."""
+    return jax.tree.map(lambda leaf: leaf[first : first + count], tree)
 
 
 def _columns(

@@ -140,7 +140,11 @@ _KINDS: dict[str, dict[str, type[_Section]]] = {
         "digits": DigitsData,
         "file": FileData,
     },
-    "model": {"linear": LinearModel, "two_layer_relu": ReluModel, "two_layer_leaky_relu": LeakyReluModel},
+    "model": {
+        "linear": LinearModel,
+        "two_layer_relu": ReluModel,
+        "two_layer_leaky_relu": LeakyReluModel,
+    },
 }
 _PLAIN: dict[str, type[_Section]] = {
     "train": Training,
