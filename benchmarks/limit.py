@@ -62,6 +62,7 @@ def solve_many(count, shapes):
             keys = jax.random.split(jax.random.key(rng.integers(2**31)), share)
             got = jax.device_get(solve_batch(kind, m, n, keys, jnp.maximum(d, m + 1.0)))
             found.append(got)
+            jax.clear_caches()  # hundreds of programs in one process exhaust its memory maps
             bad = got["separated"] & ~(got["residual"] <= GOAL)
             for i in np.flatnonzero(bad):
                 status = STATUSES[got["status"][i]]

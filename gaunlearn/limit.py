@@ -51,7 +51,7 @@ _START_SUPPORT = 1.5
 _MAX_ITERATIONS = 40
 _MAX_ATTEMPTS = 200
 # Values within so many units of rounding of zero contradict no state.
-_SLACK_UNITS = 2000
+_SLACK_UNITS = 300
 # A residual of so many units of what rounding allows is one of rounding, and so is a
 # pre-activation, relative to the network's scale.
 _RESIDUAL_UNITS = 1e4

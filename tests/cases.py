@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["network_at_kinks", "output_weights", "separated_network"]
+__all__ = ["lift", "network_at_kinks", "output_weights", "separated_network"]
 
 
 def output_weights(n):
@@ -46,3 +46,20 @@ def network_at_kinks(rng, n, m, d, kinks_per_sample, correlation=0.0):
         if (y * (u @ np.maximum(z, 0))).min() > 0.01:
             return W, u, x, y, kink
     raise AssertionError("no separated network found")
+
+
+def lift(weights, basis, rng):
+    """Weights (k, n, p + k) in reduced coordinates as vectors (k, n, d): the first p along the
+    columns of ``basis`` (d, p), the others along a random frame of each neuron's own outside it.
+    """
+    k, n, width = weights.shape
+    d, p = basis.shape
+    lifted = weights[:, :, :p] @ basis.T
+    for j in range(n):
+        outside = rng.normal(size=(d, width - p))
+        outside -= basis @ (basis.T @ outside)
+        rank = min(width - p, d - p)
+        frame = np.linalg.qr(outside)[0][:, :rank]
+        assert not np.any(weights[:, j, p + rank :]), "there are no so many dimensions"
+        lifted[:, j] += weights[:, j, p : p + rank] @ frame.T
+    return lifted

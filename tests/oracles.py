@@ -7,13 +7,18 @@ import itertools
 
 import cvxpy as cp
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import linprog, nnls
 
 __all__ = [
+    "ascend_plainly",
     "certificate_by_cvxpy",
+    "clarke_kkt_residual",
     "epsilon_by_generators",
     "hard_margin",
+    "largest_margin",
+    "limit_by_cvxpy",
     "plain_descent",
+    "sample_in_d_dimensions",
     "snap_rows",
 ]
 
@@ -123,3 +128,81 @@ def plain_descent(W, u, x, y, keep, step_size, steps, loss="logistic", normalize
         derivative = np.ones_like(z) if linear else (z > 0).astype(float)
         W += step_size * (u[:, None] * derivative * (weight * y)) @ x
     return W
+
+
+def ascend_plainly(W, u, x, y, forget, fraction, coefficients):
+    """W - f q_min u_j c_jr y_r x_r, one forgotten sample r, in d dimensions."""
+    q_min = (y * (u @ np.maximum(W @ x.T, 0))).min()
+    step = np.outer(u * coefficients[:, forget], y[forget] * x[forget])
+    return W - fraction * q_min * step
+
+
+def clarke_kkt_residual(W, u, x, y, retain, multipliers, coefficients, leak=0.0, tol=1e-9):
+    """The largest violation of any condition of a Clarke-KKT point, in NumPy from its definition.
+
+    ``u`` None is the linear model.
+    """
+    linear = u is None
+    W, u = np.atleast_2d(W), np.ones(1) if linear else u
+    z = W @ x.T
+    q = y * (u @ (z if linear else np.where(z > 0, z, leak * z)))
+    low = np.where(z > tol, 1.0, leak) * multipliers
+    high = np.where(z < -tol, leak, 1.0) * multipliers
+    if linear:
+        low = high = np.broadcast_to(multipliers, z.shape)
+    outside = np.maximum(low - coefficients, coefficients - high).max()
+    stationarity = np.linalg.norm(W - (u[:, None] * coefficients) @ (y[:, None] * x))
+    return max(
+        stationarity,
+        outside,
+        -multipliers.min(),
+        np.abs(multipliers[~retain]).max(initial=0.0),
+        (1 - q[retain]).max(),
+        np.abs(multipliers * (q - 1))[retain].max(),
+    )
+
+
+def limit_by_cvxpy(u, x, y, retain, pattern, leak=0.0):
+    """The convex program whose same-sign slopes are frozen at ``pattern`` (n, m).
+
+    Neurons that can only do harm are 0 in the optimum; they would leave it degenerate, and an
+    interior-point method without its last digits.
+    """
+    same_sign = (y * u[:, None] > 0) & retain
+    useful = np.any(same_sign & (pattern > 0), axis=1)
+    everyone, u, pattern = u, u[useful], pattern[useful]
+    W = cp.Variable((len(u), x.shape[1]))
+    constraints = []
+    for i in np.flatnonzero(retain):
+        z = W @ x[i]
+        same = y[i] * u > 0
+        kept = (np.abs(u) * pattern[:, i])[same] @ z[same]
+        bent = cp.maximum(z[~same], leak * z[~same]) if leak else cp.pos(z[~same])
+        lost = np.abs(u)[~same] @ bent if (~same).any() else 0
+        constraints.append(kept - lost >= 1)
+    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(W)), constraints)
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    found = np.zeros((len(everyone), x.shape[1]))
+    found[useful] = W.value
+    return found
+
+
+def largest_margin(x, y):
+    """max over |w|_inf <= 1 of min_i y_i <w, x_i>, by linear programming: 0 if not separable."""
+    m, d = x.shape
+    result = linprog(
+        np.r_[np.zeros(d), -1.0],
+        A_ub=np.c_[-(y[:, None] * x), np.ones(m)],
+        b_ub=np.zeros(m),
+        bounds=[(-1, 1)] * d + [(0, None)],
+    )
+    return result.x[-1]
+
+
+def sample_in_d_dimensions(rng, m, d, alpha=None):
+    """(x, y) of the mixture, or of isotropic data if ``alpha`` is None, entry by entry."""
+    y = rng.choice([-1.0, 1.0], m)
+    x = rng.normal(size=(m, d)) / np.sqrt(d)
+    if alpha is not None:
+        x[:, 0] += y * d ** (alpha - 0.25)
+    return x, y
