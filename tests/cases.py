@@ -52,7 +52,7 @@ def lift(weights, basis, rng):
     """Weights (k, n, p + k) in reduced coordinates as vectors (k, n, d): the first p along the
     columns of ``basis`` (d, p), the others along a random frame of each neuron's own outside it.
     """
-    k, n, width = weights.shape
+    _, n, width = weights.shape
     d, p = basis.shape
     lifted = weights[:, :, :p] @ basis.T
     for j in range(n):

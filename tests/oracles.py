@@ -181,7 +181,7 @@ def limit_by_cvxpy(u, x, y, retain, pattern, leak=0.0):
         lost = np.abs(u)[~same] @ bent if (~same).any() else 0
         constraints.append(kept - lost >= 1)
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(W)), constraints)
-    problem.solve(solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
     found = np.zeros((len(everyone), x.shape[1]))
     found[useful] = W.value
     return found

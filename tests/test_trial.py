@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from cases import output_weights
+from cases import lift, output_weights
 from oracles import plain_descent
 
 import gaunlearn
-from gaunlearn.data.reduction import reduce_problem
-from gaunlearn.models import MODELS, initial_weights
+from gaunlearn.data.distributions import initial_weights
+from gaunlearn.data.reduction import rotate
+from gaunlearn.models import MODELS
 from gaunlearn.sweep.execute import run_block
 from gaunlearn.sweep.identity import key_words
 from gaunlearn.sweep.plan import plan_blocks
@@ -33,30 +34,6 @@ def rows_of(text, folder):
     """As ``cells_of`` for a specification with one cell."""
     (rows,) = cells_of(text, folder)
     return rows
-
-
-@pytest.mark.parametrize(("m", "d"), [(5, 40), (6, 4)])
-def test_reduction_keeps_all_geometry(m, d):
-    """Norms, inner products across initialisations and test pre-activations, also for r = d."""
-    rng = np.random.default_rng(0)
-    data = Dataset(
-        rng.normal(size=(m, d)),
-        np.ones(m),
-        rng.normal(size=(7, d)),
-        np.ones(7),
-        rng.normal(size=d),
-    )
-    W = rng.normal(size=(3, 4, d))
-    got = jax.jit(reduce_problem)(data, W)
-    a = np.asarray(got.initial_weights)
-    np.testing.assert_allclose(a @ np.asarray(got.x).T, W @ data.x.T, atol=1e-12)
-    np.testing.assert_allclose(got.x @ got.x.T, data.x @ data.x.T, atol=1e-12)
-    for i in range(3):
-        for k in range(3):
-            np.testing.assert_allclose((a[i] * a[k]).sum(1), (W[i] * W[k]).sum(1), atol=1e-12)
-        z = a[i] @ np.asarray(got.x_test).T + np.asarray(got.test_offset[i])
-        np.testing.assert_allclose(z, W[i] @ data.x_test.T, atol=1e-12)
-    assert got.x.shape[1] == min(d, m + 1) + 3
 
 
 def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
@@ -92,8 +69,10 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
     )
     sweep = load_spec(tmp_path / "spec.toml")
     block = next(plan_blocks(sweep))
-    words = [key_words(f"init {which}", block.model, 0) for which in range(2)]
-    starts = [np.asarray(initial_weights(jax.random.wrap_key_data(w), n, d, 0.5)) for w in words]
+    words = np.stack([key_words(f"init {which}", block.model, 0) for which in range(3)])
+    _, basis = rotate(Dataset(x, y, x_test, y_test))
+    weights = initial_weights(jax.random.wrap_key_data(words), n, basis.shape[1], d, 0.5)
+    starts = lift(np.asarray(weights), basis, rng)
     u, everything = output_weights(n), np.ones(m, bool)
     W = plain_descent(starts[0], u, x, y, everything, 0.1, 400)
 

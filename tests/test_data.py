@@ -1,0 +1,281 @@
+"""Reduced coordinates: exact against d dimensions, and directly sampled with the right law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import lift, output_weights
+from oracles import ascend_plainly, plain_descent, sample_in_d_dimensions, snap_rows
+from scipy.stats import chi, ks_2samp, kstest
+
+from gaunlearn.certificate import KINK_TOLS, certify
+from gaunlearn.data.distributions import (
+    gaussian_mixture,
+    initial_weights,
+    isotropic,
+    triangular_factor,
+)
+from gaunlearn.data.reduction import reduce_problem, rotate
+from gaunlearn.losses import LOSSES
+from gaunlearn.models import RELU
+from gaunlearn.training import TrainingConfig
+from gaunlearn.trial import FRESH, ORIGINAL, Setup, certify_stage, evaluate_stage, train_stage
+from gaunlearn.types import Dataset
+
+# Two-sample and one-sample tests below have fixed seeds; each may fail by chance once in 10^4.
+LEVEL = 1e-4
+
+
+def orthonormal(rng, d, p):
+    return np.linalg.qr(rng.normal(size=(d, p)))[0]
+
+
+def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
+    """(Coordinates, initial weights) of a synthetic data set."""
+    keys = jax.random.split(jax.random.key(seed), 1 + k)
+    if kind == "isotropic":
+        given = isotropic(keys[0], m, t, min(d, m + t), float(d))
+    else:
+        given = gaussian_mixture(keys[0], m, t, min(d, m + t + 1), float(d), 0.1)
+    width = given.data.x.shape[1]
+    return given, np.asarray(initial_weights(keys[1:], n, width, float(d), scale))
+
+
+def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
+    """(Coordinates, initial weights, isometry, Dataset) of a user's data set."""
+    rng = np.random.default_rng(seed)
+    x, y = sample_in_d_dimensions(rng, m + t, d)
+    data = Dataset(x[:m], y[:m], x[m:], y[m:])
+    given, basis = rotate(data)
+    keys = jax.random.split(jax.random.key(seed), k)
+    weights = initial_weights(keys, n, basis.shape[1], float(d), scale)
+    return given, np.asarray(weights), basis, data
+
+
+@pytest.mark.parametrize(("m", "t", "d"), [(5, 7, 40), (6, 9, 10), (6, 3, 4), (4, 0, 4), (3, 5, 9)])
+def test_folding_keeps_all_geometry(m, t, d):
+    """Norms, inner products across initialisations and test pre-activations, also for r = d."""
+    given, weights, basis, data = explicit(m, t, d)
+    got = jax.tree.map(np.asarray, reduce_problem(given, weights))
+    W = lift(weights, basis, np.random.default_rng(1))
+    np.testing.assert_allclose(given.data.x @ basis.T, data.x, atol=1e-13)
+    np.testing.assert_allclose(given.data.x_test @ basis.T, data.x_test, atol=1e-13)
+    assert got.x.shape == (m, min(m, d) + 3)
+    a = got.initial_weights
+    np.testing.assert_allclose(a @ got.x.T, W @ data.x.T, atol=1e-12)
+    for i in range(3):
+        z = a[i] @ got.x_test.T + got.test_offset[i]
+        np.testing.assert_allclose(z, W[i] @ data.x_test.T, atol=1e-12)
+        for k in range(3):
+            np.testing.assert_allclose((a[i] * a[k]).sum(1), (W[i] * W[k]).sum(1), atol=1e-12)
+
+
+SETUP = Setup(
+    model=RELU,
+    n=6,
+    training=TrainingConfig(LOSSES["logistic"], "normalized_gd", 0.1, 300),
+    to_limit=False,
+    kink_tols=KINK_TOLS,
+    tau_budget=1e-3,
+)
+FRACTIONS = (0.0, 0.7, 1.0)
+
+
+@jax.jit
+def reduced_trial(problem, forget):
+    m = problem.y.shape[0]
+    everything, retain = jnp.ones(m, bool), jnp.arange(m) != forget
+    trained = train_stage(SETUP, problem, ORIGINAL, everything)
+    again = train_stage(SETUP, problem, FRESH, retain)
+    original = certify_stage(SETUP, problem, trained, everything)
+    reference = certify_stage(SETUP, problem, again, retain)
+    rows = evaluate_stage(
+        SETUP, problem, trained, original, again, reference, FRESH, trained, forget,
+        jnp.asarray(FRACTIONS),
+    )  # fmt: skip
+    return trained.weights, again.weights, *rows
+
+
+@jax.jit
+def certify_in_d(W, u, x, y, retain):
+    return certify(RELU, W, u, x, y, retain, jnp.asarray(KINK_TOLS), jnp.asarray(1e-3))
+
+
+@pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic", "explicit"])
+@pytest.mark.parametrize(("m", "t", "d"), [(6, 20, 50), (6, 20, 12), (7, 9, 5)])
+def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
+    """Descent, ascent and retraining in NumPy on the lifted problem. Initial weights are far from
+    small, so that what lies outside the samples' span matters. To 1e-9 relative.
+    """
+    rng = np.random.default_rng(d)
+    if kind == "explicit":
+        given, weights, basis, data = explicit(m, t, d)
+    else:
+        given, weights = sampled(kind, m, t, d)
+        basis = orthonormal(rng, d, given.data.x.shape[1])
+        data = Dataset(
+            np.asarray(given.data.x) @ basis.T,
+            np.asarray(given.data.y),
+            np.asarray(given.data.x_test) @ basis.T,
+            np.asarray(given.data.y_test),
+        )
+    starts = lift(weights, basis, rng)
+    problem = reduce_problem(given, weights)
+    u, forget = output_weights(6), 2
+    everything, retain = np.ones(m, bool), np.arange(m) != forget
+    got_W, got_again, shared, swept = jax.device_get(reduced_trial(problem, forget))
+
+    def agree(got, want, what, scale=None):
+        size = np.abs(want).max() if scale is None else scale
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * size, err_msg=what)
+
+    def logits(W, x):
+        return u @ np.maximum(W @ x.T, 0)
+
+    r = given.span
+    W = plain_descent(starts[0], u, data.x, data.y, everything, 0.1, 300)
+    again = plain_descent(starts[1], u, data.x, data.y, retain, 0.1, 300)
+    agree(got_W[:, :r], W @ basis[:, :r], "trained weights")
+    agree(got_again[:, :r], again @ basis[:, :r], "retrained weights")
+    agree((got_W**2).sum(1), (W**2).sum(1), "norms of rows")
+    # A model that separates has a certificate on both sides, one that does not on neither.
+    original = jax.device_get(certify_in_d(W, u, data.x, data.y, everything))
+    reference = jax.device_get(certify_in_d(again, u, data.x, data.y, retain))
+    assert bool(shared["separated_train"]) == bool(original.separated)
+    assert original.separated or (kind, m) != ("explicit", 6), "most cases separate"
+    agree(shared["epsilon_train"], original.epsilon, "epsilon_train")
+    agree(shared["delta_train"], original.delta, "delta_train", 1.0)
+    agree(shared["epsilon_retrain"], reference.epsilon, "epsilon_retrain")
+    agree(shared["accuracy_retrained"], np.mean(data.y_test * logits(again, data.x_test) > 0), "")
+    if not original.separated:
+        return
+    for place, fraction in enumerate(FRACTIONS):
+        W_hat = ascend_plainly(W, u, data.x, data.y, forget, fraction, original.coefficients)
+        after = jax.device_get(certify_in_d(W_hat, u, data.x, data.y, retain))
+        row = {name: value[place] for name, value in swept.items()}
+        agree(row["epsilon"], after.epsilon, "epsilon")
+        agree(row["delta"], after.delta, "delta", 1.0)
+        agree(row["tau"], after.tau, "tau", 1.0)
+        snapped, _ = snap_rows(W_hat, data.x, retain, float(after.kink_tol))
+        units = [a / np.linalg.norm(a) for a in (W_hat, snapped)]
+        agree(row["tau"], 0.5 * np.sum((units[0] - units[1]) ** 2), "tau by pinv", 1.0)
+        q = data.y * logits(W_hat, data.x)
+        if after.separated:
+            agree(row["margin_forget_unlearned"], q[forget] / q[retain].min(), "margin", 1.0)
+        fresh = data.y_test * logits(W_hat, data.x_test)
+        agree(row["accuracy_unlearned"], np.mean(fresh > 0), "accuracy")
+        ranks = np.mean(fresh < q[forget]) + 0.5 * np.mean(fresh == q[forget])
+        agree(row["membership_unlearned"], ranks, "membership")
+        disagree = np.sign(data.y_test * fresh) != np.sign(logits(again, data.x_test))
+        agree(row["disagreement"], np.mean(disagree), "disagreement")
+        if reference.separated:
+            units = [a / np.linalg.norm(a) for a in (W_hat, reference.weights)]
+            agree(row["tau_retrain"], 0.5 * np.sum((units[0] - units[1]) ** 2), "tau_retrain", 1.0)
+
+
+@pytest.mark.parametrize(("rows", "d"), [(4, 9), (6, 6), (7, 3)])
+def test_triangular_factor_has_bartletts_law(rows, d):
+    """Its Gram matrix is Wishart: diagonal chi^2(d), and Kolmogorov-Smirnov tests of single
+    entries against a Gaussian matrix's own.
+    """
+    columns = min(rows, d)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    L = np.asarray(jax.vmap(lambda key: triangular_factor(key, rows, columns, float(d)))(keys))
+    assert np.all(L[:, *np.triu_indices(rows, 1, columns)] == 0)
+    gram = L @ L.transpose(0, 2, 1)
+    Z = np.random.default_rng(0).normal(size=(4000, rows, d))
+    want = Z @ Z.transpose(0, 2, 1)
+    for i, k in [(0, 0), (rows - 1, rows - 1), (0, rows - 1), (1, 2)]:
+        assert ks_2samp(gram[:, i, k], want[:, i, k], method="asymp").pvalue > LEVEL
+    assert kstest(np.sqrt(gram[:, rows - 1, rows - 1]), chi(d).cdf).pvalue > LEVEL
+    # Moments of the Wishart law: E G = d I, Var G_ik = d (1 + [i = k]); five standard errors.
+    error = 5 * np.sqrt(2 * d / 4000)
+    np.testing.assert_allclose(gram.mean(0), d * np.eye(rows), atol=error)
+    np.testing.assert_allclose(
+        gram.var(0), d * (1 + np.eye(rows)), rtol=5 * np.sqrt((2 + 12 / d) / 4000)
+    )
+
+
+def summaries(x, y, x_test, y_test, W):
+    """What a trial could notice of its data: phi, psi, a classifier's accuracy, W's geometry."""
+    gram = x @ x.T
+    off = gram - np.diag(np.diag(gram))
+    mean = y @ x
+    z = W[0] @ x.T
+    return {
+        "phi": np.abs(off).max(),
+        "psi": np.abs(np.diag(gram) - 1).max(),
+        "inner": off[0, 1] * y[0] * y[1],
+        "accuracy of the mean": np.mean(y_test * (x_test @ mean) > 0),
+        "test margin": y_test[0] * (x_test[0] @ mean),
+        "pre-activation": z[0, 0],
+        "correlation of pre-activations": z[0, 0] * z[0, 1],
+        "norm of a row": np.sum(W[0, 0] ** 2),
+        "overlap of two initialisations": np.sum(W[0] * W[1]),
+        "fresh pre-activation": W[0, 0] @ x_test[0],
+        "two neurons on a fresh sample": (W[0, 0] @ x_test[0]) * (W[0, 1] @ x_test[0]),
+        "two initialisations on a fresh sample": (W[0, 0] @ x_test[0]) * (W[1, 0] @ x_test[0]),
+        "spread over fresh samples": np.var(W[0, 0] @ x_test.T),
+    }
+
+
+@pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic"])
+@pytest.mark.parametrize(("m", "t", "d"), [(4, 6, 30), (4, 8, 9), (5, 6, 3), (2, 2, 1)])
+def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
+    """Two-sample Kolmogorov-Smirnov tests at level 10^-4 each, 1500 draws on both sides."""
+    count, scale, rng = 1500, 0.5, np.random.default_rng(0)
+    direct, plain = [], []
+
+    @jax.vmap
+    def draw(key):
+        keys = jax.random.split(key, 3)
+        if kind == "isotropic":
+            given = isotropic(keys[0], m, t, min(d, m + t), float(d))
+        else:
+            given = gaussian_mixture(keys[0], m, t, min(d, m + t + 1), float(d), 0.1)
+        weights = initial_weights(keys[1:], 2, given.data.x.shape[1], float(d), scale)
+        problem = reduce_problem(given, weights)
+        return given.data, weights, problem
+
+    data, weights, problem = jax.device_get(draw(jax.random.split(jax.random.key(5), count)))
+    pad = weights.shape[-1] - data.x.shape[-1]
+    for i in range(count):
+        x, x_test = (np.pad(a[i], ((0, 0), (0, pad))) for a in (data.x, data.x_test))
+        direct.append(summaries(x, data.y[i], x_test, data.y_test[i], weights[i]))
+        # The folded problem has the same pre-activations and geometry as what it was folded from.
+        folded = problem.initial_weights[i]
+        assert np.allclose(folded @ problem.x[i].T, weights[i] @ x.T, atol=1e-12)
+        assert np.allclose((folded**2).sum(-1), (weights[i] ** 2).sum(-1), atol=1e-12)
+        alpha = 0.1 if kind == "gaussian_mixture" else None
+        x, y = sample_in_d_dimensions(rng, m + t, d, alpha)
+        W = scale / np.sqrt(d) * rng.normal(size=(2, 2, d))
+        plain.append(summaries(x[:m], y[:m], x[m:], y[m:], W))
+    for name in direct[0]:
+        a, b = [row[name] for row in direct], [row[name] for row in plain]
+        assert ks_2samp(a, b, method="asymp").pvalue > LEVEL, name
+
+
+def test_a_billion_dimensions_cost_what_a_thousand_do():
+    """Same shapes, same program; and the law of large d: unit norms, phi of order d^(-1/2)."""
+    traces = []
+
+    @jax.jit
+    def draw(key, d):
+        traces.append(1)
+        keys = jax.random.split(key, 3)
+        given = isotropic(keys[0], 10, 50, 60, d)
+        return reduce_problem(given, initial_weights(keys[1:], 20, 60, d, 0.03))
+
+    for d in (1e3, 1e9):
+        problem = draw(jax.random.key(0), d)
+        gram = np.asarray(problem.x @ problem.x.T)
+        off = np.abs(gram - np.diag(np.diag(gram))).max()
+        assert problem.x.shape == (10, 12)
+        assert np.abs(np.diag(gram) - 1).max() <= 6 * np.sqrt(2 / d)
+        assert 1 / np.sqrt(d) <= off <= 5 / np.sqrt(d)
+        rows = np.sum(np.asarray(problem.initial_weights) ** 2, -1) / 0.03**2
+        assert np.abs(rows - 1).max() <= 6 * np.sqrt(2 / d)
+        overlap = np.abs(problem.initial_weights[0] @ problem.initial_weights[0].T)
+        assert np.diag(overlap).min() > 0
+        assert np.std(problem.test_offset) == pytest.approx(0.03 / np.sqrt(d), rel=0.2)
+    assert len(traces) == 1
