@@ -1,0 +1,301 @@
+"""What does it buy to take d out of the problem and T to infinity?
+
+    python benchmarks/reduction.py [--quick]
+
+First table: one training step of a batch of trials, in reduced coordinates and in weight space,
+under the same vmap and in the same run. Second: a whole triple (train, ascend, retrain, certify).
+Third: to the same epsilon_1 <= 1e-6, descent against descent to settled signs and the limit solver;
+where descent would take too long it is extrapolated by epsilon ~ 1/T from what was measured, and
+marked. Fourth: batches and layouts of the training step, and what share of a large matrix
+product's rate they reach.
+"""
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import (
+    INIT_SCALE,
+    descent,
+    matmul_ceiling,
+    problem,
+    provenance,
+    seconds,
+    table,
+)
+
+from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET, certify
+from gaunlearn.limit import find_limit
+from gaunlearn.models import RELU, output_weights
+from gaunlearn.training import train
+from gaunlearn.unlearning import ascent_direction
+
+KIND = "gaussian_mixture"
+SHAPES = ((10, 100), (30, 100), (50, 400), (10, 1000))
+DIMENSIONS = (1000, 10_000, 100_000)
+# Memory for weights of one batch in weight space, and how many trials a batch may have.
+BUDGET, LANES = 1 << 30, 16
+
+
+def reduced_batch(m, n, d, lanes):
+    keys = jax.random.split(jax.random.key(0), lanes)
+    made = jax.jit(jax.vmap(lambda key: problem(KIND, key, m, float(d), n)))(keys)
+    r = m + 1
+    return made.initial_weights[:, 0, :, :r], made.x[:, :, :r], made.y
+
+
+def lifted_batch(m, n, d, lanes):
+    """Explicit draws of the same law in d dimensions."""
+    rng = np.random.default_rng(0)
+    y = rng.choice([-1.0, 1.0], (lanes, m))
+    x = rng.normal(size=(lanes, m, d)) / np.sqrt(d)
+    x[:, :, 0] += y * d ** (0.1 - 0.25)
+    weights = INIT_SCALE / np.sqrt(d) * rng.standard_normal((lanes, n, d))
+    return jnp.asarray(weights), jnp.asarray(x), jnp.asarray(y)
+
+
+@partial(jax.jit, static_argnames="steps")
+def steps_of(batch, steps):
+    m, n = batch[1].shape[1], batch[0].shape[1]
+    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+    settings = descent(KIND, steps)
+    return jax.vmap(lambda w, x, y: train(RELU, settings, w, u, x, y, keep).weights)(*batch)
+
+
+@partial(jax.jit, static_argnames="steps")
+def triples_of(batch, steps):
+    """Train, forget sample 0, retrain, and certify the unlearned network."""
+    m, n = batch[1].shape[1], batch[0].shape[1]
+    u, everything = output_weights(RELU, n), jnp.ones(m, bool)
+    retain = jnp.arange(m) > 0
+    settings, tols = descent(KIND, steps), jnp.asarray(KINK_TOLS)
+
+    def one(w, x, y):
+        trained = train(RELU, settings, w, u, x, y, everything).weights
+        again = train(RELU, settings, w, u, x, y, retain).weights
+        first = certify(RELU, trained, u, x, y, everything, tols, jnp.asarray(TAU_BUDGET))
+        unlearned = first.weights - ascent_direction(first, u, x, y, ~retain)
+        after = certify(RELU, unlearned, u, x, y, retain, tols, jnp.asarray(TAU_BUDGET))
+        return after.epsilon, again
+
+    return jax.vmap(one)(*batch)
+
+
+def compare_steps(dimensions, shapes):
+    rows = []
+    for m, n in shapes:
+        for d in dimensions:
+            wide = max(1, min(LANES, BUDGET // (4 * 8 * n * d)))
+            count = max(2, int(2e9 / (wide * 4 * m * n * d)))
+            narrow = max(count, 500)
+            batches = reduced_batch(m, n, d, LANES), lifted_batch(m, n, d, wide)
+            taken = seconds(
+                {
+                    "reduced": lambda b=batches[0], c=narrow: steps_of(b, c),
+                    "weights": lambda b=batches[1], c=count: steps_of(b, c),
+                },
+                3,
+            )
+            reduced = taken["reduced"] / (narrow * LANES)
+            weights = taken["weights"] / (count * wide)
+            operations = 4 * n * m * (m + 1)
+            rows.append(
+                {
+                    "m, n": f"{m}, {n}",
+                    "d": d,
+                    "reduced, us": f"{1e6 * reduced:.1f}",
+                    "weight space, us": f"{1e6 * weights:.0f}",
+                    "ratio": f"{weights / reduced:.0f}",
+                    "ratio of operations": f"{d / (m + 1):.0f}",
+                    "reduced, GFLOP/s": f"{operations / reduced / 1e9:.1f}",
+                    "weight space, GFLOP/s": f"{4 * n * m * d / weights / 1e9:.1f}",
+                }
+            )
+    print("One training step of one trial")
+    table(rows, list(rows[0]))
+
+
+def compare_triples(dimensions, shapes, steps=1000):
+    rows = []
+    for m, n in shapes:
+        for d in dimensions:
+            short = max(2, int(1e9 / (4 * m * n * d)))
+            batches = reduced_batch(m, n, d, LANES), lifted_batch(m, n, d, 1)
+            taken = seconds(
+                {
+                    "reduced": lambda b=batches[0]: triples_of(b, steps),
+                    "weights": lambda b=batches[1], c=short: steps_of(b, c),
+                    "certified": lambda b=batches[1]: triples_of(b, 1),
+                },
+                1,
+            )
+            reduced = taken["reduced"] / LANES
+            # Steps dominate: timed on a few and multiplied, plus both certificates once.
+            weights = 2 * steps * taken["weights"] / short + taken["certified"]
+            rows.append(
+                {
+                    "m, n": f"{m}, {n}",
+                    "d": d,
+                    "reduced, ms": f"{1e3 * reduced:.1f}",
+                    "weight space, ms (scaled)": f"{1e3 * weights:.0f}",
+                    "ratio": f"{weights / reduced:.0f}",
+                }
+            )
+    print(f"One triple of {steps} steps twice: train, ascend, retrain, certify")
+    table(rows, list(rows[0]))
+
+
+@partial(jax.jit, static_argnames="settings")
+def settle_and_solve(batch, settings):
+    m, n = batch[1].shape[1], batch[0].shape[1]
+    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+
+    def one(w, x, y):
+        trained = train(RELU, settings, w, u, x, y, keep)
+        limit = find_limit(RELU, trained.weights, u, x, y, keep)
+        return limit.epsilon, trained.steps, limit.status
+
+    return jax.vmap(one)(*batch)
+
+
+@jax.jit
+def epsilon_of(weights, x, y):
+    m, n = x.shape[1], weights.shape[1]
+    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+    tols, budget = jnp.asarray(KINK_TOLS), jnp.asarray(TAU_BUDGET)
+    found = jax.vmap(lambda w, x, y: certify(RELU, w, u, x, y, keep, tols, budget).epsilon)
+    return found(weights, x, y)
+
+
+def compare_limit(shapes, goal=1e-6, measured=20_000):
+    rows = []
+    for m, n in shapes:
+        batch = reduced_batch(m, n, 1000, LANES)
+        steps = measured if m * n <= 3000 else measured // 10
+        settings = descent(KIND, 100_000, until_settled=True)
+        taken = seconds(
+            {
+                "descent": lambda b=batch, c=steps: steps_of(b, c),
+                "limit": lambda b=batch, s=settings: settle_and_solve(b, s),
+            },
+            3,
+        )
+        epsilon = float(jnp.median(epsilon_of(steps_of(batch, steps), *batch[1:])))
+        reached, settled, status = jax.device_get(settle_and_solve(batch, settings))
+        assert np.all(reached <= goal), "the limit solver is to reach the goal"
+        assert np.all(status <= 1)
+        needed = steps * epsilon / goal
+        scaled = taken["descent"] * needed / steps / LANES
+        solved = taken["limit"] / LANES
+        rows.append(
+            {
+                "m, n": f"{m}, {n}",
+                "descent: epsilon at T": f"{epsilon:.1e} at {steps}",
+                f"steps to {goal:g} (extrapolated)": f"{needed:.1e}",
+                "descent, s (extrapolated)": f"{scaled:.2f}",
+                "limit: steps until settled": f"{np.median(settled):.0f}",
+                "limit, ms": f"{1e3 * solved:.2f}",
+                "limit: largest epsilon": f"{reached.max():.0e}",
+                "ratio": f"{scaled / solved:.0f}",
+            }
+        )
+    print(f"To epsilon_1 <= {goal:g}, d = 1000, per trial")
+    table(rows, list(rows[0]))
+
+
+def layouts(shapes):
+    """Loss-normalised descent on the exponential loss, written plainly in several layouts."""
+    count = 300
+
+    def slopes(q):
+        weight = jnp.exp(-(q - q.min(-1, keepdims=True)))
+        return weight / weight.sum(-1, keepdims=True)
+
+    def batch_first(batch, dtype, unroll, gram):
+        w, x, y = (a.astype(dtype) for a in batch)
+        u = output_weights(RELU, w.shape[1]).astype(dtype)
+        signed = y[:, :, None] * x
+        z0, k = w @ x.transpose(0, 2, 1), signed @ x.transpose(0, 2, 1)
+
+        def in_weights(w, _):
+            z = w @ x.transpose(0, 2, 1)
+            q = y * jnp.einsum("j,bjm->bm", u, jax.nn.relu(z))
+            c = u[:, None] * jnp.where(z > 0, slopes(q)[:, None], 0)
+            return w + c @ signed, None
+
+        def in_gram(z, _):
+            q = y * jnp.einsum("j,bjm->bm", u, jax.nn.relu(z))
+            c = u[:, None] * jnp.where(z > 0, slopes(q)[:, None], 0)
+            return z + c @ k, None
+
+        step, start = (in_gram, z0) if gram else (in_weights, w)
+        return jax.lax.scan(step, start, None, count, unroll=unroll)[0]
+
+    def batch_last(batch, dtype, unroll, gram):
+        w, x, y = (jnp.moveaxis(a, 0, -1).astype(dtype) for a in batch)
+        u = output_weights(RELU, w.shape[0]).astype(dtype)
+        signed = y[:, None] * x
+        z0, k = jnp.einsum("jrb,mrb->jmb", w, x), jnp.einsum("mrb,irb->mib", signed, x)
+
+        def pattern(z):
+            q = y * jnp.einsum("j,jmb->mb", u, jax.nn.relu(z))
+            weight = slopes(q.T).T
+            return u[:, None, None] * jnp.where(z > 0, weight[None], 0)
+
+        def in_weights(w, _):
+            c = pattern(jnp.einsum("jrb,mrb->jmb", w, x))
+            return w + jnp.einsum("jmb,mrb->jrb", c, signed), None
+
+        def in_gram(z, _):
+            return z + jnp.einsum("jmb,mib->jib", pattern(z), k), None
+
+        step, start = (in_gram, z0) if gram else (in_weights, w)
+        return jax.lax.scan(step, start, None, count, unroll=unroll)[0]
+
+    rows = []
+    for m, n in shapes:
+        batch = reduced_batch(m, n, 1000, LANES)
+        calls = {"as shipped, float64": lambda b=batch: steps_of(b, count)}
+        for name, layout in (("batch first", batch_first), ("batch last", batch_last)):
+            for gram in (False, True):
+                for dtype, unroll in ((jnp.float64, 1), (jnp.float64, 4), (jnp.float32, 1)):
+                    label = f"{name}, {'Gram' if gram else 'weights'}, {dtype.__name__}, x{unroll}"
+                    compiled = jax.jit(layout, static_argnums=(1, 2, 3))
+                    calls[label] = partial(compiled, batch, dtype, unroll, gram)
+        taken = seconds(calls, 3)
+        ceiling = {"float64": matmul_ceiling(jnp.float64), "float32": matmul_ceiling(jnp.float32)}
+        for label, value in taken.items():
+            products = 1 if "Gram" in label else 2
+            rate = products * 2 * n * m * (m + 1) / (value / count / LANES) / 1e9
+            share = rate / ceiling["float32" if "float32" in label else "float64"]
+            rows.append(
+                {
+                    "m, n": f"{m}, {n}",
+                    "layout": label,
+                    "us a step": f"{1e6 * value / count / LANES:.1f}",
+                    "GFLOP/s": f"{rate:.1f}",
+                    "of the ceiling": f"{100 * share:.0f} %",
+                }
+            )
+    print("Layouts of the training step; GFLOP/s count that layout's own products")
+    table(rows, list(rows[0]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two shapes, d up to 10^4")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    shapes = SHAPES[:2] if args.quick else SHAPES
+    dimensions = DIMENSIONS[:2] if args.quick else DIMENSIONS
+    provenance()
+    print(
+        f"Large matrix product: {matmul_ceiling(jnp.float64):.0f} GFLOP/s in float64, "
+        f"{matmul_ceiling(jnp.float32):.0f} in float32\n"
+    )
+    compare_steps(dimensions, shapes)
+    compare_triples(dimensions[:2], shapes)
+    compare_limit(shapes)
+    layouts(shapes)
