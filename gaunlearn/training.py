@@ -115,13 +115,27 @@ def train(
         raise ValueError("target_epsilon needs epsilon_of, a function from weights to epsilon")
     optimizer = OPTIMIZERS[config.optimizer](config.step_size)
 
+    # Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
+    # gradient: with the Gram matrix, a step on C costs one product where one on W costs two.
+    m, r = x.shape
+    if m <= 2 * r:
+        features, first_z, first = x @ x.T, preactivations(weights, x), jnp.zeros((len(u), m))
+        first = first.astype(weights.dtype)
+    else:
+        features, first_z, first = x.T, jnp.zeros((len(u), m)), weights
+
+    def weights_of(parameters):
+        return weights + parameters @ x if m <= 2 * r else parameters
+
     def step(_, carry):
-        weights, state = carry
-        outputs, pullback = jax.vjp(lambda w: logits(model, preactivations(w, x), u), weights)
+        parameters, state = carry
+        z = first_z + parameters @ features
+        outputs, pullback = jax.vjp(lambda z: logits(model, z, u), z)
         slopes, log_loss = relative_slopes(config.loss, y * outputs, keep)
         (gradient,) = pullback(-slopes * y)
-        updates, state = optimizer.update(gradient, state, weights, log_loss=log_loss)
-        return optax.apply_updates(weights, updates), state
+        gradient = gradient if m <= 2 * r else gradient @ x
+        updates, state = optimizer.update(gradient, state, parameters, log_loss=log_loss)
+        return optax.apply_updates(parameters, updates), state
 
     def final_log_loss(weights):
         return log_total_loss(config.loss, margins(model, weights, u, x, y), keep)
@@ -131,16 +145,17 @@ def train(
         same_sign = keep & (y * u[:, None] > 0) & model.has_kinks
         return (preactivations(weights, x) > 0) & same_sign
 
-    carry = (weights, optimizer.init(weights))
+    carry = (first, optimizer.init(first))
     targets = config.target_epsilon > 0 or config.target_log_loss > -jnp.inf
     if not (targets or config.until_settled):
         half = config.max_steps // 2
         carry = jax.lax.fori_loop(0, half, step, carry)
-        earlier = signs(carry[0])
-        weights, _ = jax.lax.fori_loop(half, config.max_steps, step, carry)
-        settled = jnp.all(signs(weights) == earlier)
+        earlier = signs(weights_of(carry[0]))
+        carry = jax.lax.fori_loop(half, config.max_steps, step, carry)
+        ended = weights_of(carry[0])
+        settled = jnp.all(signs(ended) == earlier)
         steps = jnp.asarray(config.max_steps)
-        return Trained(weights, steps, final_log_loss(weights), settled)
+        return Trained(ended, steps, final_log_loss(ended), settled)
 
     def target_met(weights, settled):
         met = final_log_loss(weights) <= config.target_log_loss
@@ -158,15 +173,17 @@ def train(
         count = jnp.minimum(config.check_every, config.max_steps - steps)
         carry = jax.lax.fori_loop(0, count, step, carry)
         steps = steps + count
-        new_signs = signs(carry[0])
+        reached = weights_of(carry[0])
+        new_signs = signs(reached)
         last_change = jnp.where(jnp.any(new_signs != last_signs), steps, last_change)
-        met = target_met(carry[0], steps >= 2 * last_change)
+        met = target_met(reached, steps >= 2 * last_change)
         return carry, steps, new_signs, last_change, met
 
     nothing_yet = target_met(weights, jnp.asarray(False))
-    (weights, _), steps, _, last_change, _ = jax.lax.while_loop(
+    (parameters, _), steps, _, last_change, _ = jax.lax.while_loop(
         lambda state: (state[1] < config.max_steps) & ~state[4],
         round_of_steps,
         (carry, jnp.asarray(0), signs(weights), jnp.asarray(0), nothing_yet),
     )
-    return Trained(weights, steps, final_log_loss(weights), steps >= 2 * last_change)
+    ended = weights_of(parameters)
+    return Trained(ended, steps, final_log_loss(ended), steps >= 2 * last_change)

@@ -182,6 +182,17 @@ def test_axes_are_columns_and_share_trainings(tmp_path, spec):
         ("[0.0, 1.0]", "{ start = 0.0, stop = 1.0, cuont = 3 }", r"did you mean 'count'\?"),
         ("max_steps = 100", 'max_steps = 100\nloss = "hinge"', "must be one of logistic, expon"),
         ("max_steps = 100", "max_steps = 0", "train.max_steps = 0"),
+        (
+            "max_steps = 100",
+            'max_steps = 100\nend = "edge"',
+            "train.end = 'edge': must be 'descent'",
+        ),
+        ("n = 8", 'n = 8\n[compute]\ndtype = "float16"', "compute.dtype = 'float16'"),
+        (
+            "max_steps = 100",
+            'max_steps = 3_000_000_000\n[compute]\ndtype = "float32"',
+            r"train.max_steps = 3000000000: must be below 2\^31 with dtype float32",
+        ),
         ("max_steps = 100", 'max_steps = 100\noptimizer = "adam"', "must be one of"),
         ("n = 8", "n = 8\n[forget]\nindex = 4", "forget.index = 4: there is no such sample"),
         ("n = 8", 'n = 8\n[forget]\nindex = "all"', 'must be "each", a sample index'),

@@ -33,10 +33,12 @@ def problem(m, d, seed=0):
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("linear", [True, False])
-def test_equals_a_plain_loop(optimizer, loss, linear):
-    rng, x, y = problem(5, 8)
+@pytest.mark.parametrize("d", [8, 2])
+def test_equals_a_plain_loop(optimizer, loss, linear, d):
+    """Whether a step is taken on the samples' coefficients or, for m > 2 d, on the weights."""
+    rng, x, y = problem(5, d)
     u = np.ones(1) if linear else output_weights(6)
-    W = 0.1 * rng.normal(size=(len(u), 8))
+    W = 0.1 * rng.normal(size=(len(u), d))
     keep = np.array([True, True, False, True, True])
     settings = config(optimizer=optimizer, loss=LOSSES[loss], step_size=0.3, max_steps=60)
     got = train(LINEAR if linear else RELU, settings, W, u, x, y, keep)
@@ -136,3 +138,25 @@ def test_target_epsilon_needs_a_way_to_measure_it():
             y,
             np.ones(4, bool),
         )
+
+
+def test_settled_says_whether_signs_still_change():
+    """Three steps from a random start they do; after many, on nearly orthogonal data, they do not.
+    Looked at in rounds or once, it is the same.
+    """
+    rng, x, y = problem(5, 60)
+    u, keep = output_weights(20), np.ones(5, bool)
+    W = 0.1 * rng.normal(size=(20, 60))
+    for steps, want in ((4, False), (4000, True)):
+        got = train(RELU, config(max_steps=steps, step_size=0.3), W, u, x, y, keep)
+        assert bool(got.settled) is want
+    rounds = config(max_steps=4000, step_size=0.3, until_settled=True, check_every=50)
+    early = train(RELU, rounds, W, u, x, y, keep)
+    assert bool(early.settled)
+    assert int(early.steps) < 4000
+    assert np.min(margins(RELU, early.weights, u, x, y)) > 0
+    half = train(RELU, rounds._replace(max_steps=int(early.steps) // 2), W, u, x, y, keep)
+    same_sign = y * u[:, None] > 0
+    np.testing.assert_array_equal(
+        ((early.weights @ x.T > 0) & same_sign), ((half.weights @ x.T > 0) & same_sign)
+    )

@@ -325,3 +325,130 @@ def test_training_stops_at_a_target_epsilon(tmp_path):
     assert np.all(rows["epsilon_train"] > 0.003)
     assert np.all(rows["steps"] < 100_000)
     assert np.all(rows["epsilon_retrain"] <= 0.01)
+
+
+LIMIT_SPEC = """
+    [sweep]
+    seeds = 2
+    [data]
+    kind = "isotropic"
+    m = 5
+    d = 60
+    n_test = 50
+    [model]
+    kind = "two_layer_relu"
+    n = 12
+    init_scale = 0.3
+    [train]
+    step_size = 0.3
+    max_steps = 3000
+    end = {end}
+    [unlearn]
+    step_fraction = [0.0, 1.0]
+    [compute]
+    dtype = {dtype}
+    """
+
+
+def test_training_to_the_limit_is_exact(tmp_path):
+    """epsilon_1 and the retrained epsilon are rounding, where signs had settled the limit is that
+    of the descent, and each row's limit certificate is one of the unlearned network.
+    """
+    text = LIMIT_SPEC.format(end='["descent", "limit"]', dtype='"float64"')
+    (tmp_path / "spec.toml").write_text(text)
+    frame = gaunlearn.run(tmp_path / "spec.toml", tmp_path / "run").to_pandas()
+    descent, limit = (frame[frame["train_end"] == end] for end in ("descent", "limit"))
+    assert len(descent) == len(limit) == 20
+    solved = limit["limit_status"].isin(["converged", "fallback"])
+    assert solved.any()
+    assert limit.loc[solved, ["epsilon_train", "delta_train"]].max().max() <= 1e-10
+    retrained = limit["limit_status_retrain"].isin(["converged", "fallback"])
+    assert limit.loc[retrained, ["epsilon_retrain", "delta_retrain"]].max().max() <= 1e-10
+    assert (descent["epsilon_train"] > 1e-4).all()
+    assert (limit["steps"] < 3000).any()
+    for rows in (descent, limit):
+        known = rows["limit_status_unlearned"].isin(["converged", "fallback"])
+        assert known.any()
+        assert rows.loc[known, ["epsilon_limit", "delta_limit"]].max().max() <= 1e-10
+        assert rows.loc[known, "tau_limit"].between(0, 2).all()
+        assert rows.loc[~known, ["epsilon_limit", "delta_limit", "tau_limit"]].isna().all().all()
+    same = descent.merge(limit, on=["seed", "forget_index", "step_fraction"])
+    settled = same["settled_train_x"] & same["settled_train_y"] & (same["tau_train_limit_x"] < 1e-3)
+    assert settled.any()
+    near = same.loc[settled, ["lambda_forget_x", "lambda_forget_y"]].to_numpy()
+    np.testing.assert_allclose(near[:, 0], near[:, 1], rtol=0.05)
+
+
+def test_float32_trial_is_the_float64_trial_to_its_rounding(tmp_path):
+    """The same data and initial weights. Columns say what dtype it was."""
+    text = LIMIT_SPEC.format(end='"descent"', dtype='["float64", "float32"]')
+    (tmp_path / "spec.toml").write_text(text)
+    frame = gaunlearn.run(tmp_path / "spec.toml", tmp_path / "run").to_pandas()
+    wide, narrow = (frame[frame["dtype"] == dtype] for dtype in ("float64", "float32"))
+    assert set(wide["trial_id"]).isdisjoint(narrow["trial_id"])
+    both = wide.merge(narrow, on=["seed", "forget_index", "step_fraction"])
+    assert len(both) == 20
+    for name, tolerance in (
+        ("phi", 1e-6),
+        ("epsilon_train", 1e-3),
+        ("epsilon", 1e-3),
+        ("delta", 1e-2),
+        ("tau_retrain", 1e-3),
+        ("epsilon_limit", 1e-3),
+        ("tau_limit", 1e-3),
+    ):
+        np.testing.assert_allclose(
+            both[f"{name}_y"], both[f"{name}_x"], rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+def test_leaky_network_is_trained_unlearned_and_certified(tmp_path):
+    """Its limit exists, is a KKT point by the public functions, and the step of fraction 1 is the
+    best of those tried.
+    """
+    rows = rows_of(
+        """
+        [data]
+        kind = "gaussian_mixture"
+        m = 6
+        d = 300
+        alpha = 0.1
+        [model]
+        kind = "two_layer_leaky_relu"
+        n = 20
+        leak = 0.2
+        [train]
+        max_steps = 2000
+        end = "limit"
+        [unlearn]
+        step_fraction = [0.5, 1.0, 1.5]
+        """,
+        tmp_path,
+    )
+    assert set(rows["limit_status"]) == {"converged"}
+    assert np.all(rows["epsilon_train"] <= 1e-10)
+    epsilon = by_step(rows, "epsilon")
+    assert min(epsilon, key=epsilon.get) == 1.0
+    assert np.all(rows["epsilon_limit"] <= 1e-10)
+
+
+def test_dimension_of_a_billion_runs(tmp_path):
+    rows = rows_of(
+        """
+        [data]
+        kind = "gaussian_mixture"
+        m = 4
+        d = 1_000_000_000
+        alpha = 0.2
+        n_test = 100
+        [model]
+        kind = "two_layer_relu"
+        n = 8
+        [train]
+        max_steps = 500
+        """,
+        tmp_path,
+    )
+    assert rows["separated"].all()
+    assert np.all(rows["psi"] <= 0.1)
+    assert np.all(rows["accuracy_original"] > 0.9)
