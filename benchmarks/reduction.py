@@ -6,12 +6,16 @@ First table: one training step of a batch of trials, in reduced coordinates and 
 under the same vmap and in the same run. Second: a whole triple (train, ascend, retrain, certify).
 Third: to the same epsilon_1 <= 1e-6, descent against descent to settled signs and the limit solver;
 where descent would take too long it is extrapolated by epsilon ~ 1/T from what was measured, and
-marked. Fourth: batches and layouts of the training step, and what share of a large matrix
-product's rate they reach.
+marked. Fourth: a small sweep at growing d. Fifth: layouts of the training step, and what share of a
+large matrix product's rate they reach.
 """
 
 import argparse
+import resource
+import tempfile
+import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +30,7 @@ from common import (
     table,
 )
 
+import gaunlearn
 from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET, certify
 from gaunlearn.limit import find_limit
 from gaunlearn.models import RELU, output_weights
@@ -205,6 +210,49 @@ def compare_limit(shapes, goal=1e-6, measured=20_000):
     table(rows, list(rows[0]))
 
 
+SWEEP = """
+[sweep]
+seeds = 4
+[data]
+kind = "gaussian_mixture"
+m = 10
+d = {d}
+alpha = 0.1
+[model]
+kind = "two_layer_relu"
+n = 100
+[train]
+max_steps = 2000
+[unlearn]
+step_fraction = [0.0, 0.5, 1.0, 1.5, 2.0]
+"""
+
+
+def compare_dimensions():
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        # The first one compiles: it is run twice and its first run is left out.
+        for which, d in enumerate((10_000, *(10**k for k in range(4, 10)))):
+            path = Path(place) / f"{which}.toml"
+            path.write_text(SWEEP.format(d=d))
+            began = time.perf_counter()
+            frame = gaunlearn.run(path, out=Path(place) / f"run{which}").to_pandas()
+            taken = time.perf_counter() - began
+            best = frame[frame["step_fraction"] == 1.0]
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            rows.append(
+                {
+                    "d": f"{d:.0e}",
+                    "s": f"{taken:.2f}",
+                    "peak memory of the process, GiB": f"{peak:.2f}",
+                    "phi (median)": f"{frame['phi'].median():.1e}",
+                    "epsilon at f = 1 (median)": f"{best['epsilon'].median():.1e}",
+                }
+            )
+    print("The same sweep of 200 trials at growing d, compiled beforehand")
+    table(rows[1:], list(rows[0]))
+
+
 def layouts(shapes):
     """Loss-normalised descent on the exponential loss, written plainly in several layouts."""
     count = 300
@@ -298,4 +346,5 @@ if __name__ == "__main__":
     compare_steps(dimensions, shapes)
     compare_triples(dimensions[:2], shapes)
     compare_limit(shapes)
+    compare_dimensions()
     layouts(shapes)

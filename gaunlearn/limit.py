@@ -48,6 +48,8 @@ _CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED, _UNDEFINED = range(5)
 _START_TOL = 1e-2
 # Margins up to this many times the least one start as those of support vectors.
 _START_SUPPORT = 1.5
+# A face's system is solved again from a fresh residual: iterative refinement, which float32 needs.
+_SOLVES = 2
 _MAX_ITERATIONS = 40
 _MAX_ATTEMPTS = 200
 # Values within so many units of rounding of zero contradict no state.
@@ -176,7 +178,7 @@ def _solve_face(
         return ratio(mass @ (slope * c), tied_mass)
 
     c = jnp.where(free, point.c, slope * level_of(point.c))
-    for _ in range(2):  # the second time from a fresh residual, which removes rounding errors
+    for _ in range(_SOLVES):
         step, _ = descend_on_face(
             program.operator(pattern, c) - targets,
             lambda a: program.operator(pattern, a),
