@@ -12,7 +12,7 @@ run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest gaunlearn tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope gaunlearn tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -141,22 +141,25 @@ def test_target_epsilon_needs_a_way_to_measure_it():
 
 
 def test_settled_says_whether_signs_still_change():
-    """Three steps from a random start they do; after many, on nearly orthogonal data, they do not.
-    Looked at in rounds or once, it is the same.
+    """Same-sign pairs change between 128 and 512 steps and not after 2000. Opposite-sign pairs,
+    which change all the time, do not count. Looked at in rounds or once, it is the same.
     """
     rng, x, y = problem(5, 60)
     u, keep = output_weights(20), np.ones(5, bool)
     W = 0.1 * rng.normal(size=(20, 60))
-    for steps, want in ((4, False), (4000, True)):
-        got = train(RELU, config(max_steps=steps, step_size=0.3), W, u, x, y, keep)
+
+    def run(steps, **others):
+        return train(RELU, config(max_steps=steps, step_size=0.3, **others), W, u, x, y, keep)
+
+    def active(trained):
+        return (trained.weights @ x.T > 0) & (y * u[:, None] > 0)
+
+    for steps, want in ((256, False), (512, False), (4000, True)):
+        got, half = run(steps), run(steps // 2)
         assert bool(got.settled) is want
-    rounds = config(max_steps=4000, step_size=0.3, until_settled=True, check_every=50)
-    early = train(RELU, rounds, W, u, x, y, keep)
+        assert np.all(active(got) == active(half)) == want
+    early = run(4000, until_settled=True, check_every=50)
     assert bool(early.settled)
     assert int(early.steps) < 4000
     assert np.min(margins(RELU, early.weights, u, x, y)) > 0
-    half = train(RELU, rounds._replace(max_steps=int(early.steps) // 2), W, u, x, y, keep)
-    same_sign = y * u[:, None] > 0
-    np.testing.assert_array_equal(
-        ((early.weights @ x.T > 0) & same_sign), ((half.weights @ x.T > 0) & same_sign)
-    )
+    np.testing.assert_array_equal(active(early), active(run(int(early.steps) // 2)))
