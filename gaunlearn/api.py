@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gaunlearn import certificate as _certificate
 from gaunlearn import limit as _limit
-from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
+from gaunlearn.certificate import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
 from gaunlearn.checks import (
     check_forget,
     check_leak,
@@ -115,7 +115,7 @@ def _model(u: ArrayLike | None, leak: float) -> Model:
 def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
     """The ladder as an array; None, kinks ignored, is the negative tolerance."""
     if kink_tol is None:
-        return np.array([-1.0])
+        return np.array(IGNORED_KINKS)
     try:
         tols = np.atleast_1d(np.asarray(kink_tol, float))
         fits = tols.ndim == 1 and tols.size > 0 and np.all((tols >= 0) & (tols < 1))

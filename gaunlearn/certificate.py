@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from gaunlearn.cone import ConePoint
 from gaunlearn.kkt import solve_multipliers
 from gaunlearn.models import Model, logits, preactivations, slopes
 
 __all__ = [
+    "IGNORED_KINKS",
     "KINK_TOLS",
     "TAU_BUDGET",
     "Certificate",
@@ -33,11 +35,18 @@ __all__ = [
 # lambda |u_j| phi, so unlearned ones need about phi. What a rung costs in tau decides.
 KINK_TOLS = (0.0, 1e-4, 1e-3, 1e-2, 2e-2, 3e-2, 4e-2, 5e-2, 6e-2, 8e-2, 1e-1)
 TAU_BUDGET = 1e-3
+# A negative tolerance: no pair is at a kink.
+IGNORED_KINKS = (-1.0,)
 
 # Pairs this many units of rounding from zero are at a kink whatever the tolerance, and a
 # projection that leaves a pair further away than _SNAP_ERROR of its scale has failed.
 _ZERO_UNITS = 16
 _SNAP_ERROR = 1e6
+
+# An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
+_EXACT_UNITS = 1e3
+# Curvature of so many units of rounding is none.
+_FLAT_UNITS = 100
 
 
 class Certificate(NamedTuple):
@@ -83,36 +92,51 @@ def snap(
     """Project each row w_j onto {w : <w, x_i> = 0 for all i with kink_ji}.
 
     w_j loses sum_i a_ji x_i, where a_j solves the normal equations on the row's kinks. They are
-    solved by conjugate gradients on all rows at once, twice over for full accuracy; a singular
-    Gram matrix (duplicates, more kinks than dimensions) is fine, as the system is consistent.
+    solved by conjugate gradients on all rows at once, twice over for full accuracy. Where the Gram
+    matrix is singular (duplicates, more kinks than dimensions) the system is consistent but for
+    rounding; what rounding is, is left alone.
     """
     gram = x @ x.T
     rounding = jnp.finfo(weights.dtype).eps
     tiny = jnp.finfo(weights.dtype).tiny
-    goal = (0.1 * rounding) ** 2
+    squares = jnp.diagonal(gram)
+    flat = _FLAT_UNITS * rounding * squares.sum()
+    noise = rounding**2 * (weights**2).sum(1) * jnp.where(kink, squares, 0.0).sum(1)
 
     def solve(right_hand_side):
+        start = (right_hand_side**2).sum(1)
+        goal = jnp.maximum((0.1 * rounding) ** 2 * start, noise)
+
         def unfinished(state):
-            _, _, _, squared, count = state
-            return jnp.any(squared > goal * start) & (count < gram.shape[0] + 50)
+            _, _, _, _, going, count = state
+            return jnp.any(going) & (count < gram.shape[0] + 50)
 
         def iterate(state):
-            a, residual, direction, squared, count = state
+            a, residual, direction, squared, going, count = state
             image = jnp.where(kink, direction @ gram, 0.0)
-            length = squared / jnp.maximum((direction * image).sum(1), tiny)
-            # Rows that have converged stand still: iterating on rounding errors would diverge.
-            length = jnp.where(squared > goal * start, length, 0.0)[:, None]
+            bending = (direction * image).sum(1)
+            # Rows that have converged, and directions without curvature to rounding, stand still:
+            # iterating on rounding errors would diverge.
+            going = going & (bending > flat * (direction**2).sum(1))
+            length = jnp.where(going, squared / jnp.maximum(bending, tiny), 0.0)[:, None]
             a = a + length * direction
             residual = residual - length * image
             new_squared = (residual**2).sum(1)
             growth = (new_squared / jnp.maximum(squared, tiny))[:, None]
-            return a, residual, residual + growth * direction, new_squared, count + 1
+            going = going & (new_squared > goal)
+            return a, residual, residual + growth * direction, new_squared, going, count + 1
 
-        start = (right_hand_side**2).sum(1)
         a, *_ = jax.lax.while_loop(
             unfinished,
             iterate,
-            (jnp.zeros_like(right_hand_side), right_hand_side, right_hand_side, start, 0),
+            (
+                jnp.zeros_like(right_hand_side),
+                right_hand_side,
+                right_hand_side,
+                start,
+                start > goal,
+                0,
+            ),
         )
         return a
 
@@ -162,10 +186,42 @@ def _rung(
     safe_u = jnp.where(u != 0, u, 1.0)
     targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
     targets = jnp.where(kink, 0.0, targets)
-    solution = solve_multipliers(
-        signed @ signed.T, targets, u**2, slope, kink, jnp.sum(theta**2), model.leak
+    gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
+
+    def residual_of(coefficients):
+        return theta - (u[:, None] * coefficients) @ signed
+
+    def solve_on(best, allowed):
+        """Multipliers that are 0 outside ``allowed``, if their residual is no larger but for
+        rounding; else ``best``, the ones found so far. The first call's are always taken.
+        """
+        outside = jnp.any((best.multipliers > 0) & ~allowed)
+        reached = jnp.linalg.norm(residual_of(best.coefficients))
+        norm = jnp.sqrt(squared_norm)
+        first = best.rounds == 0
+        needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
+        found = solve_multipliers(
+            gram,
+            targets,
+            u**2,
+            jnp.where(allowed, slope, 0.0),
+            kink & allowed,
+            squared_norm,
+            model.leak,
+            needed,
+        )
+        allowance = jnp.maximum(reached, _EXACT_UNITS * rounding * norm)
+        good = needed & (jnp.linalg.norm(residual_of(found.coefficients)) <= allowance)
+        return jax.tree.map(lambda a, b: jnp.where(first | good, a, b), found, best), None
+
+    # Linearly dependent gradients (duplicated directions, m > d) leave multipliers a choice: an
+    # exact KKT point has some on the samples with the least margin alone, so that delta is 0 too.
+    support = retain & (margins <= 1 + jnp.sqrt(rounding))
+    nothing = ConePoint(
+        jnp.zeros_like(margins), jnp.zeros_like(z), jnp.zeros_like(least), jnp.asarray(0)
     )
-    residual = theta - (u[:, None] * solution.coefficients) @ signed
+    solution, _ = jax.lax.scan(solve_on, nothing, jnp.stack([retain, support]))
+    residual = residual_of(solution.coefficients)
     slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
 
     def valid(value):

@@ -8,8 +8,8 @@ the coefficients c (n, m) with
 
 Minimised is ``<c, A c> / 2 - <T, c>`` in the inner product <a, b> = sum_ji w_j a_ji b_ji, with a
 positive semidefinite operator A: for the KKT kernel (``kkt``) it is c K with one Gram matrix K for
-all neurons, so that its curvature is that of K alone; the limit solver's fallback (``limit``) adds
-a term of rank one.
+all neurons, so that its curvature is that of K alone. The limit solver (``limit``), which adds a
+term of rank one, uses the step within a face.
 
 The method alternates projected-gradient steps with momentum, which find the face of the cone, and
 conjugate gradients within the face, which find the minimum there (after Moré and Toraldo 1991,
@@ -134,8 +134,7 @@ def project_onto_cone(
         right = mass * level > total
         low, high = jnp.where(right, low, level), jnp.where(right, level, high)
         newton = ratio(total, mass)
-        slack = 4 * jnp.finfo(point.dtype).eps * high
-        inside = (newton >= low - slack) & (newton <= high + slack)
+        inside = (newton >= low - noise) & (newton <= high + noise)
         return jnp.where(inside, newton, 0.5 * (low + high)), low, high, level, count + 1
 
     if leak == 0:
@@ -144,8 +143,12 @@ def project_onto_cone(
         )
     else:
         high = jnp.maximum(jnp.max(jnp.where(kink, point, -jnp.inf), 0), start).clip(min=0)
+        # At a breakpoint, Newton's steps from both sides may differ by rounding for ever.
+        noise = 4 * jnp.finfo(point.dtype).eps * high
         level, *_ = jax.lax.while_loop(
-            lambda state: jnp.any(state[0] != state[3]) & (state[4] < _MAX_BISECTIONS),
+            lambda state: (
+                jnp.any(jnp.abs(state[0] - state[3]) > noise) & (state[4] < _MAX_BISECTIONS)
+            ),
             bracketed,
             bracketed((start.clip(0, high), jnp.zeros_like(high), high, high, 0)),
         )

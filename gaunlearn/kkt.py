@@ -35,6 +35,7 @@ def solve_multipliers(
     kink: Bool[Array, "n m"],
     squared_norm: Float[Array, ""],
     leak: float = 0.0,
+    needed: bool | Bool[Array, ""] = True,
 ) -> ConePoint:
     """Minimise ||theta - G c|| over the cone described at the head of this file.
 
@@ -49,6 +50,7 @@ def solve_multipliers(
         kink: pairs whose derivative is free in [leak, 1].
         squared_norm: ||theta||^2, in full: including what lies outside the samples' span.
         leak: static; the activation's slope below 0.
+        needed: if false, nothing is computed and all is 0.
 
     Returns:
         The minimiser. Where it is not unique (linearly dependent gradients), epsilon still is.
@@ -93,4 +95,5 @@ def solve_multipliers(
         kink,
         assess,
         leak,
+        needed,
     )

@@ -16,8 +16,8 @@ pre-activations 0 at kinks), solved by conjugate gradients on all neurons at onc
 solution contradicts are changed, all at once, until there are none (a semismooth Newton method:
 few iterations, no guarantee).
 *Fallback.* If it cycles, or the Gram matrix is singular and the system has no solution, the same
-program is minimised by ``cone.minimise_over_cone``, which always converges, and the active set
-starts anew from the states of its result.
+program is solved by an interior-point method (``interior``), which always converges, and the active
+set starts anew from the states of its result.
 *Same-sign pairs* are changed only once the convex program is solved: an active one whose
 pre-activation came out negative is released, an inactive one that came out positive is taken in.
 The present solution stays feasible, so the norm falls with every change, and there are finitely
@@ -35,7 +35,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.cone import descend_on_face, gershgorin, inner, minimise_over_cone, ratio
+from gaunlearn.cone import descend_on_face, gershgorin, inner, ratio
+from gaunlearn.interior import follow_central_path
 from gaunlearn.models import Model, activation, preactivations, slopes
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
@@ -57,6 +58,8 @@ _SLACK_UNITS = 300
 # A residual of so many units of what rounding allows is one of rounding, and so is a
 # pre-activation, relative to the network's scale.
 _RESIDUAL_UNITS = 1e4
+# Samples whose directions differ by so many units of rounding have the same one.
+_SAME_UNITS = 100
 # A normalised margin below this many units of rounding (squared) is none.
 _MARGIN_UNITS = 100
 
@@ -72,6 +75,7 @@ class Limit(NamedTuple):
         epsilon: ||theta - sum_i lambda_i y_i h_i||, with h_i from ``coefficients`` where z_ji is
             zero to rounding and from the sign of z_ji elsewhere.
         delta: max_i lambda_i (q_i - 1) over the retain set.
+        kink_pairs: retained pairs at a kink.
         status: an index of ``STATUSES``. ``converged``: by the active set alone; ``fallback``: the
             convergent method was needed; ``infeasible``: no weights with these same-sign slopes
             have a margin above rounding; ``stalled``: no solution to rounding was found;
@@ -86,6 +90,7 @@ class Limit(NamedTuple):
     margins: Float[Array, " m"]
     epsilon: Float[Array, ""]
     delta: Float[Array, ""]
+    kink_pairs: Int[Array, ""]
     status: Int[Array, ""]
     iterations: Int[Array, ""]
     pattern_changes: Int[Array, ""]
@@ -95,9 +100,9 @@ class _Program(NamedTuple):
     """The convex program but for the slopes of same-sign pairs, the ``pattern`` (n, m).
 
     Attributes:
-        gram: K, inner products of signed samples y_i x_i; zero outside the retain set.
+        gram: K, inner products of signed samples y_i x_i; zero outside ``retain``.
         mass: w_j = u_j^2.
-        retain: the constraints.
+        retain: the constraints, without those that another one implies.
         same_sign, opposite: the pairs of either kind that count.
         leak: the activation's slope below 0 (static).
         lengths: ||x_i||.
@@ -239,32 +244,26 @@ def _active_set(
 
 
 def _fallback(program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]) -> _Point:
-    """The same program by the method that always converges."""
-
-    def assess(c, level, _):
-        correlations = program.correlate(c)
-        squared = inner(program.mass, c, correlations)
-        q = program.margins(pattern, correlations)
-        least = jnp.min(jnp.where(program.retain, q, jnp.inf))
-        # theta / least is feasible; the dual's best multiple of (lambda, c) is optimal.
-        gap = jnp.where(least > 0, 1 - ratio(level.sum() * least, squared) ** 2, 1.0)
-        return jnp.where(program.no_margin(c, level), 0.0, jnp.maximum(gap, 0.0)), False
-
-    totals = program.totals(pattern)
-    found = minimise_over_cone(
-        lambda c: program.operator(pattern, c),
-        program.curvature + program.elastic * inner(program.mass, totals, totals),
-        program.elastic * totals,
+    """The same program by the method that always converges: close to the solution, and its face."""
+    found = follow_central_path(
+        program.gram,
         program.mass,
         pattern,
         program.opposite,
-        assess,
+        program.retain,
+        program.elastic,
         program.leak,
         needed,
     )
-    c, level = found.coefficients, found.multipliers
-    state = jnp.where(c >= level, 1, jnp.where(c <= program.leak * level, -1, 0))
-    return _Point(c, level, _Face(state, level > 0))
+    level = jnp.where(program.retain, found.multipliers, 0.0)
+    tied = jnp.where(program.opposite, program.leak, pattern) * level
+    c = tied + jnp.where(program.opposite, found.above_bottom, 0.0)
+    # Of a variable and its price one vanishes, the other is of the order of its unit.
+    exchange = jnp.max(level) * program.mass.sum() / program.elastic
+    at_top = found.below_top < exchange * found.top_price
+    at_bottom = found.above_bottom < exchange * found.bottom_price
+    state = jnp.where(at_top, 1, jnp.where(at_bottom, -1, 0))
+    return _Point(c, level, _Face(state, level > exchange * found.multiplier_price))
 
 
 class _Search(NamedTuple):
@@ -306,6 +305,25 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     )
 
 
+def _implied(signed: Float[Array, "m r"], same_kind: Bool[Array, "m m"]) -> Bool[Array, " m"]:
+    """Samples whose constraint another one implies: s_i = a s_k with a > 1, or a = 1 and k < i,
+    has the margin a q_k. They would leave the multipliers a choice, and the active set a system
+    without a solution.
+    """
+    m = signed.shape[0]
+    slack = _SAME_UNITS * jnp.finfo(signed.dtype).eps
+    squares = (signed**2).sum(1)
+
+    def implied_by(sample):
+        k, other, kind = sample
+        a = ratio(signed @ other, other @ other)
+        apart = ((signed - a[:, None] * other) ** 2).sum(1)
+        parallel = kind & (a > 0) & (apart <= slack**2 * squares)
+        return parallel & ((a > 1 + slack) | ((a >= 1 - slack) & (k < jnp.arange(m))))
+
+    return jnp.any(jax.lax.map(implied_by, (jnp.arange(m), signed, same_kind)), axis=0)
+
+
 def find_limit(
     model: Model,
     weights: Float[Array, "n r"],
@@ -328,10 +346,11 @@ def find_limit(
     signed = jnp.where(retain, y, 0.0)[:, None] * x
     lengths = jnp.linalg.norm(signed, axis=1)
     mass = u**2
-    usable = (mass[:, None] > 0) & retain
+    constrained = retain & ~_implied(signed, (y[:, None] == y) | (not model.has_kinks))
+    usable = (mass[:, None] > 0) & constrained
     same_sign = usable & ((y * u[:, None] > 0) | (not model.has_kinks))
     steepest = jnp.max(lengths**2) * mass.sum()
-    gram = signed @ signed.T
+    gram = jnp.where(constrained[:, None] & constrained, signed @ signed.T, 0.0)
 
     z = preactivations(weights, x)
     q = y * (u @ activation(model, z))
@@ -341,22 +360,22 @@ def find_limit(
     program = _Program(
         gram=gram,
         mass=mass,
-        retain=retain,
+        retain=constrained,
         same_sign=same_sign,
         opposite=usable & ~same_sign,
         leak=model.leak,
         lengths=lengths,
-        curvature=gershgorin(gram, retain),
+        curvature=gershgorin(gram, constrained),
         steepest=steepest,
         elastic=jnp.maximum(squared_margin, 0.01 * steepest / m),
     )
     near = jnp.abs(z) <= _START_TOL * norm / jnp.sqrt(float(weights.shape[0])) * lengths
     face = _Face(
         jnp.where(near, 0, jnp.where(z > 0, 1, -1)),
-        retain & ((q <= _START_SUPPORT * least) | (least <= 0)),
+        constrained & ((q <= _START_SUPPORT * least) | (least <= 0)),
     )
     pattern = jnp.where(same_sign, slopes(model, z), 0.0)
-    hopeless = jnp.any(retain & (mass @ pattern**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
+    hopeless = jnp.any(constrained & (mass @ pattern**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
     no = jnp.asarray(False)
     search = jax.lax.while_loop(
         lambda search: (search.status < 0) & (search.attempts < _MAX_ATTEMPTS),
@@ -384,8 +403,8 @@ def find_limit(
     # An independent look at the result: derivatives from the signs, except at kinks.
     z = preactivations(theta, x)
     size = jnp.linalg.norm(theta) / jnp.sqrt(float(theta.shape[0])) * lengths
-    at_kink = jnp.abs(z) <= _RESIDUAL_UNITS * rounding * size
-    c = jnp.where(at_kink & model.has_kinks, c, jnp.where(retain, slopes(model, z), 0.0) * level)
+    at_kink = (jnp.abs(z) <= _RESIDUAL_UNITS * rounding * size) & model.has_kinks
+    c = jnp.where(at_kink, c, jnp.where(retain, slopes(model, z), 0.0) * level)
     epsilon = jnp.linalg.norm(theta - (u[:, None] * c) @ signed)
     delta = jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf))
     # q_i is a sum over lambda, so that lambda_i (q_i - 1) has rounding errors of lambda^2.
@@ -408,6 +427,7 @@ def find_limit(
         margins=valid(q),
         epsilon=valid(epsilon),
         delta=valid(delta),
+        kink_pairs=jnp.sum(at_kink & retain),
         status=status,
         iterations=search.iterations,
         pattern_changes=search.pattern_changes,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import Certificate, certify, one_minus_cosine
-from gaunlearn.limit import find_limit
+from gaunlearn.certificate import IGNORED_KINKS, Certificate, certify, one_minus_cosine
+from gaunlearn.limit import Limit, find_limit
 from gaunlearn.metrics import accuracy, disagreement, membership
 from gaunlearn.models import Model, logits, output_weights, preactivations
 from gaunlearn.theory import ascent_bound, data_conditions
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
         n: neurons; 1 for the linear model.
         training: the descent, the same for training and retraining.
         to_limit: whether the limit of the descent takes the place of its end.
-        kink_tols: ladder of kink tolerances; (-1,) ignores kinks.
+        kink_tols: ladder of kink tolerances, or ``certificate.IGNORED_KINKS``.
         tau_budget: how much tau a certificate may cost.
     """
 
@@ -67,16 +67,16 @@ class TrainedModel(NamedTuple):
         steps: steps of the descent.
         log_loss: log of the summed loss at the descent's end.
         settled: see ``training.Trained``.
+        limit: where the descent was going.
         tau_limit: 1 - cos between the descent's end and its limit.
-        limit_status: an index of ``limit.STATUSES``.
     """
 
     weights: Float[Array, "n r+k"]
     steps: Int[Array, ""]
     log_loss: Float[Array, ""]
     settled: Bool[Array, ""]
+    limit: Limit
     tau_limit: Float[Array, ""]
-    limit_status: Int[Array, ""]
 
 
 def _certify(
@@ -128,16 +128,34 @@ def train_stage(
         steps=trained.steps,
         log_loss=trained.log_loss,
         settled=trained.settled,
+        limit=limit,
         tau_limit=one_minus_cosine(ended, limit.weights),
-        limit_status=limit.status,
     )
 
 
 def certify_stage(
     setup: Setup, problem: Problem, trained: TrainedModel, keep: Bool[Array, " m"]
 ) -> Certificate:
-    """A trained model's certificate on the samples that it was trained on."""
-    return _certify(setup, problem, trained.weights, keep)
+    """A trained model's certificate on the samples that it was trained on.
+
+    That of a limit is what the limit solver found it with: exact, and with tau = 0.
+    """
+    limit = trained.limit
+    if not setup.to_limit or setup.kink_tols == IGNORED_KINKS:
+        return _certify(setup, problem, trained.weights, keep)
+    return Certificate(
+        epsilon=limit.epsilon,
+        delta=limit.delta,
+        tau=0.0 * limit.epsilon,
+        multipliers=limit.multipliers,
+        coefficients=limit.coefficients,
+        kink_pairs=limit.kink_pairs,
+        separated=jnp.isfinite(limit.epsilon),
+        kink_tol=jnp.zeros_like(limit.epsilon),
+        gap=jnp.zeros_like(limit.epsilon),
+        weights=limit.weights,
+        margins=limit.margins,
+    )
 
 
 def evaluate_stage(
@@ -209,7 +227,7 @@ def evaluate_stage(
         "steps": trained.steps,
         "settled_train": trained.settled,
         "tau_train_limit": trained.tau_limit,
-        "limit_status": trained.limit_status,
+        "limit_status": trained.limit.status,
         "lambda_forget": original.multipliers[forget_index],
         "epsilon_retrain": reference.epsilon,
         "delta_retrain": reference.delta,
@@ -217,7 +235,7 @@ def evaluate_stage(
         "log_loss_retrain": retrained.log_loss,
         "steps_retrain": retrained.steps,
         "tau_retrain_limit": retrained.tau_limit,
-        "limit_status_retrain": retrained.limit_status,
+        "limit_status_retrain": retrained.limit.status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
         **named(original_quality, "original"),
         **named(retrained_quality, "retrained"),

@@ -27,7 +27,7 @@ LAYERS = [
     {"unlearning"},
     {"certificate", "metrics", "training"},
     {"kkt", "theory", "limit"},
-    {"cone"},
+    {"cone", "interior"},
     {"data.real", "data.distributions", "data.reduction", "data.__init__"},
     {"models", "losses"},
     {"types", "checks", "schema"},

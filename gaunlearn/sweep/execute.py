@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
+from gaunlearn.certificate import IGNORED_KINKS
 from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
 from gaunlearn.data.real import digits, load_npz
 from gaunlearn.data.reduction import reduce_problem, rotate
@@ -57,7 +58,7 @@ _STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 def setup_of(cell: Cell) -> Setup:
     """The static part of a cell's trials."""
     train, model = cell.train, cell.model
-    kinks = cell.evaluate.kink_tol if cell.evaluate.kinks == "handled" else (-1.0,)
+    kinks = cell.evaluate.kink_tol if cell.evaluate.kinks == "handled" else IGNORED_KINKS
     return Setup(
         model=leaky_relu(model.leak) if isinstance(model, LeakyReluModel) else MODELS[model.kind],
         n=1 if isinstance(model, LinearModel) else model.n,
