@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= sweeps/step_size.toml
 
-.PHONY: run test lint types doctor clean
+.PHONY: run test lint types doctor bench bench-full clean
 
 run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
@@ -23,6 +23,17 @@ types: $(STAMP)
 
 doctor: $(STAMP)
 	$(BIN)/gaunlearn doctor
+
+# Tables on the terminal; docs/measurements.md holds those of a full run.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/reduction.py --quick
+	$(BIN)/python benchmarks/limit.py --quick
+	$(BIN)/python benchmarks/precision.py --seeds 1
+
+bench-full: $(STAMP)
+	$(BIN)/python benchmarks/reduction.py
+	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/precision.py
 
 clean:
 	rm -rf $(VENV)

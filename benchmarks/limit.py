@@ -1,16 +1,20 @@
 """Does the limit solver solve, and is it where training goes?
 
-    python benchmarks/limit.py [--count 10000] [--shapes 40] [--skip-agreement]
+    python benchmarks/limit.py [--count 10000] [--quick]
 
-First table: random problems, m in [2, 100], d/m in [1.5, 1000], n in [2, 400] (all log-uniform),
-each descended for 1000 steps and then solved; the residual is that of an independent certificate
-(kink_tol 1e-9) of the solution. Second table: how 1 - cos between descent and the limit solved for
-after 1000 steps falls with the number of steps, and how many trials part from it.
+First table: random problems, each with its own m in [2, 100], d/m in [1.5, 1000] and n in [2, 400]
+(all log-uniform), descended for 1000 steps and then solved; the residual is that of an independent
+certificate (kink_tol 1e-9) of the solution. They are padded to a few shapes, so that few programs
+are compiled: masked samples and neurons with u_j = 0 change nothing. Second table: harder problems,
+with more samples than dimensions, parallel and nearly parallel samples, leaky networks and the
+linear model. Third table: how 1 - cos between descent and the limit solved for after 1000 steps
+falls with the number of steps, and how many trials part from it.
 """
 
 import argparse
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -19,78 +23,147 @@ from common import descent, problem, provenance, table
 
 from gaunlearn.certificate import certify, one_minus_cosine
 from gaunlearn.limit import STATUSES, find_limit
-from gaunlearn.models import RELU, output_weights
+from gaunlearn.models import LINEAR, RELU, leaky_relu, output_weights
 from gaunlearn.training import margins, train
 
 GOAL = 1e-10
 LANES = 8
+KINDS = ("isotropic", "gaussian_mixture")
+# Bounds of the shapes to which problems are padded.
+SAMPLES, NEURONS = (2, 16, 40, 100), (2, 24, 100, 400)
 
 
-@partial(jax.jit, static_argnames=("kind", "m", "n"))
-def solve_batch(kind, m, n, keys, dimensions):
-    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+def descend_and_solve(kind, model, weights, u, x, y, keep, steps):
+    """One problem: what descent reached, its limit, and a certificate of that."""
+    weights = train(model, descent(kind, steps), weights, u, x, y, keep).weights
+    limit = find_limit(model, weights, u, x, y, keep)
+    checked = certify(model, limit.weights, u, x, y, keep, jnp.asarray([1e-9]), jnp.asarray(1.0))
+    q = margins(model, weights, u, x, y)
+    return {
+        "separated": jnp.min(jnp.where(keep, q, jnp.inf)) > 0,
+        "status": limit.status,
+        "own": jnp.maximum(limit.epsilon, limit.delta),
+        "residual": jnp.maximum(checked.epsilon, checked.delta),
+        "iterations": limit.iterations,
+    }
+
+
+@partial(jax.jit, static_argnames=("kind", "samples", "neurons"))
+def solve_batch(kind, samples, neurons, keys, m, d, n):
+    """Problems of m samples and n neurons each, padded to ``samples`` and ``neurons``."""
 
     def one(lane):
-        key, d = lane
-        given = problem(kind, key, m, d, n)
-        x, y = given.x, given.y
-        weights = train(RELU, descent(kind, 1000), given.initial_weights[0], u, x, y, keep).weights
-        limit = find_limit(RELU, weights, u, x, y, keep)
-        checked = certify(RELU, limit.weights, u, x, y, keep, jnp.asarray([1e-9]), jnp.asarray(1.0))
-        return {
-            "separated": jnp.min(margins(RELU, weights, u, x, y)) > 0,
-            "status": limit.status,
-            "own": jnp.maximum(limit.epsilon, limit.delta),
-            "residual": jnp.maximum(checked.epsilon, checked.delta),
-            "tau": checked.tau,
-            "iterations": limit.iterations,
-        }
+        key, m, d, n = lane
+        given = problem(kind, key, samples, d, neurons)
+        keep, used = jnp.arange(samples) < m, jnp.arange(neurons) < n
+        u = jnp.where(used, output_weights(RELU, neurons) * jnp.sqrt(neurons / n), 0.0)
+        weights = jnp.where(used[:, None], given.initial_weights[0], 0.0)
+        # The factor is triangular: the first m samples are a problem of their own.
+        x = jnp.where(keep[:, None], given.x, 0.0)
+        return descend_and_solve(kind, RELU, weights, u, x, given.y, keep, 1000)
 
-    return jax.lax.map(one, (keys, dimensions), batch_size=LANES)
+    return jax.lax.map(one, (keys, m, d, n), batch_size=LANES)
 
 
-def solve_many(count, shapes):
+def log_uniform(rng, low, high, size):
+    return np.exp(rng.uniform(np.log(low), np.log(high), size))
+
+
+def solve_many(count):
     rng = np.random.default_rng(0)
     rows = []
-    for kind in ("isotropic", "gaussian_mixture"):
+    for kind in KINDS:
+        half = count // 2
+        m = log_uniform(rng, 2, 101, half).astype(int)
+        n = log_uniform(rng, 2, 401, half).astype(int)
+        d = np.maximum(np.floor(m * log_uniform(rng, 1.5, 1000, half)), m + 1.0)
+        keys = jax.random.split(jax.random.key(rng.integers(2**31)), half)
         found = []
-        for _ in range(shapes):
-            m = int(np.exp(rng.uniform(np.log(2), np.log(100.999))))
-            n = int(np.exp(rng.uniform(np.log(2), np.log(400.999))))
-            share = -(-count // (2 * shapes))
-            d = np.floor(m * np.exp(rng.uniform(np.log(1.5), np.log(1000), share)))
-            keys = jax.random.split(jax.random.key(rng.integers(2**31)), share)
-            got = jax.device_get(solve_batch(kind, m, n, keys, jnp.maximum(d, m + 1.0)))
-            found.append(got)
-            jax.clear_caches()  # hundreds of programs in one process exhaust its memory maps
-            bad = got["separated"] & ~(got["residual"] <= GOAL)
-            for i in np.flatnonzero(bad):
-                status = STATUSES[got["status"][i]]
-                print(
-                    f"  missed: {kind} m = {m}, d = {d[i]:g}, n = {n}: {status}, "
-                    f"residual {got['residual'][i]:.1e}, own {got['own'][i]:.1e}",
-                    flush=True,
-                )
+        for lowest_m, samples in pairwise(SAMPLES):
+            for lowest_n, neurons in pairwise(NEURONS):
+                inside = (m <= samples) & (n <= neurons)
+                inside &= (m > lowest_m) | (lowest_m == SAMPLES[0])
+                inside &= (n > lowest_n) | (lowest_n == NEURONS[0])
+                chosen = np.flatnonzero(inside)
+                lanes = keys[chosen], m[chosen], d[chosen], n[chosen]
+                got = jax.device_get(solve_batch(kind, samples, neurons, *lanes))
+                found.append(got)
+                jax.clear_caches()
+                for i in np.flatnonzero(got["separated"] & ~(got["residual"] <= GOAL)):
+                    which = chosen[i]
+                    print(
+                        f"  missed: {kind} m = {m[which]}, d = {d[which]:g}, n = {n[which]}: "
+                        f"{STATUSES[got['status'][i]]}, residual {got['residual'][i]:.1e}, "
+                        f"by its own multipliers {got['own'][i]:.1e}",
+                        flush=True,
+                    )
         every = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
         for separated in (True, False):
-            chosen = {k: v[every["separated"] == separated] for k, v in every.items()}
-            total = len(chosen["status"])
-            if not total:
-                continue
-            solved = chosen["residual"] <= GOAL
-            status = Counter(STATUSES[s] for s in chosen["status"])
             rows.append(
                 {
                     "data": kind,
                     "descent separates": separated,
-                    "problems": total,
-                    f"residual <= {GOAL:g}": f"{solved.sum()} ({100 * solved.mean():.2f} %)",
-                    "status": ", ".join(f"{k} {v}" for k, v in status.most_common()),
-                    "largest residual": f"{np.nanmax(chosen['residual'], initial=0):.1e}",
-                    "iterations (median, max)": f"{np.median(chosen['iterations']):.0f}, "
-                    f"{chosen['iterations'].max()}",
+                    **summary({k: v[every["separated"] == separated] for k, v in every.items()}),
                 }
             )
+    print("Random problems")
+    table(rows, list(rows[0]))
+
+
+def summary(found):
+    """Columns on a set of problems."""
+    solved, total = found["residual"] <= GOAL, len(found["status"])
+    status = Counter(STATUSES[s] for s in found["status"])
+    share = f" ({100 * solved.mean():.2f} %)" if total else ""
+    return {
+        "problems": total,
+        f"residual <= {GOAL:g}": f"{solved.sum()}{share}",
+        "by its own multipliers": f"{np.sum(found['own'] <= GOAL)}",
+        "status": ", ".join(f"{k} {v}" for k, v in status.most_common()),
+        "largest residual": f"{np.nanmax(found['residual'], initial=0):.1e}",
+        "iterations (median, max)": f"{np.median(found['iterations']):.0f}, "
+        f"{found['iterations'].max()}"
+        if total
+        else "",
+    }
+
+
+@partial(jax.jit, static_argnames="model")
+def solve_explicit(model, weights, x, y):
+    u, keep = output_weights(model, weights.shape[1]), jnp.ones(x.shape[1], bool)
+    return jax.lax.map(
+        lambda lane: descend_and_solve("isotropic", model, lane[0], u, *lane[1:], keep, 3000),
+        (weights, x, y),
+        batch_size=LANES,
+    )
+
+
+def solve_hard(lanes):
+    """A third of the samples are parallel to the first, exactly or to an angle."""
+    rows = []
+    for model, name in ((RELU, "ReLU"), (leaky_relu(0.1), "leaky, 0.1"), (LINEAR, "linear")):
+        for m, d, n in ((10, 5, 50), (30, 40, 60)):
+            n = 1 if model is LINEAR else n
+            for angle in (None, 0.0, 1e-3, 1e-6, 1e-8):
+                rng = np.random.default_rng(m)
+                x = rng.normal(size=(lanes, m, d)) / np.sqrt(d)
+                y = rng.choice([-1.0, 1.0], (lanes, m))
+                if angle is not None:
+                    apart = angle * x[:, 1::3]
+                    lengths = rng.uniform(0.5, 2, (lanes, apart.shape[1], 1))
+                    x[:, 1::3], y[:, 1::3] = lengths * (x[:, :1] + apart), y[:, :1]
+                weights = 0.03 / np.sqrt(d) * rng.normal(size=(lanes, n, d))
+                got = jax.device_get(solve_explicit(model, weights, x, y))
+                rows.append(
+                    {
+                        "model": name,
+                        "m, d, n": f"{m}, {d}, {n}",
+                        "angle": "random" if angle is None else f"{angle:g}",
+                        **summary({k: v[got["separated"]] for k, v in got.items()}),
+                    }
+                )
+            jax.clear_caches()
+    print("Harder problems, isotropic, those that 3000 steps of descent separate")
     table(rows, list(rows[0]))
 
 
@@ -119,7 +192,7 @@ def follow_batch(kind, m, d, n, stops, keys):
 def follow_training(lanes):
     stops = (1000, 10_000, 100_000)
     rows = []
-    for kind in ("isotropic", "gaussian_mixture"):
+    for kind in KINDS:
         for m, d, n in ((5, 100, 20), (10, 100, 100), (10, 1000, 100), (20, 40, 50)):
             keys = jax.random.split(jax.random.key(m + d), lanes)
             got = jax.device_get(follow_batch(kind, m, float(d), n, stops, keys))
@@ -142,17 +215,18 @@ def follow_training(lanes):
                     ),
                 }
             )
+    print("Descent against the limit solved for after 1000 steps")
     table(rows, list(rows[0]))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--shapes", type=int, default=40)
-    parser.add_argument("--skip-agreement", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="200 random problems and no more")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     provenance()
-    solve_many(args.count, args.shapes)
-    if not args.skip_agreement:
+    solve_many(200 if args.quick else args.count)
+    if not args.quick:
+        solve_hard(32)
         follow_training(32)

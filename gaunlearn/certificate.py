@@ -145,6 +145,61 @@ def snap(
     return weights
 
 
+def _multipliers(
+    model: Model,
+    theta: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    signed: Float[Array, "m r"],
+    slope: Float[Array, "n m"],
+    kink: Bool[Array, "n m"],
+    retain: Bool[Array, " m"],
+    margins: Float[Array, " m"],
+) -> ConePoint:
+    """The multipliers that leave the least residual, on as few samples as that takes.
+
+    Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
+    point has some on the samples with the least margin alone, and these make delta 0 too.
+    """
+    rounding = jnp.finfo(theta.dtype).eps
+    safe_u = jnp.where(u != 0, u, 1.0)
+    targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
+    targets = jnp.where(kink, 0.0, targets)
+    gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
+
+    def residual_of(coefficients):
+        return theta - (u[:, None] * coefficients) @ signed
+
+    def solve_on(best, allowed):
+        """Multipliers that are 0 outside ``allowed``, if their residual is no larger but for
+        rounding; else ``best``, the ones found so far. The first call's are always taken.
+        """
+        outside = jnp.any((best.multipliers > 0) & ~allowed)
+        reached = jnp.linalg.norm(residual_of(best.coefficients))
+        norm = jnp.sqrt(squared_norm)
+        first = best.rounds == 0
+        needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
+        found = solve_multipliers(
+            gram,
+            targets,
+            u**2,
+            jnp.where(allowed, slope, 0.0),
+            kink & allowed,
+            squared_norm,
+            model.leak,
+            needed,
+        )
+        allowance = jnp.maximum(reached, _EXACT_UNITS * rounding * norm)
+        good = needed & (jnp.linalg.norm(residual_of(found.coefficients)) <= allowance)
+        return jax.tree.map(lambda a, b: jnp.where(first | good, a, b), found, best), None
+
+    support = retain & (margins <= 1 + jnp.sqrt(rounding))
+    nothing = ConePoint(
+        jnp.zeros_like(margins), jnp.zeros_like(slope), jnp.zeros_like(squared_norm), jnp.asarray(0)
+    )
+    solution, _ = jax.lax.scan(solve_on, nothing, jnp.stack([retain, support]))
+    return solution
+
+
 def _rung(
     model: Model,
     weights: Float[Array, "n r"],
@@ -183,45 +238,8 @@ def _rung(
 
     slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
     signed = y[:, None] * x
-    safe_u = jnp.where(u != 0, u, 1.0)
-    targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
-    targets = jnp.where(kink, 0.0, targets)
-    gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
-
-    def residual_of(coefficients):
-        return theta - (u[:, None] * coefficients) @ signed
-
-    def solve_on(best, allowed):
-        """Multipliers that are 0 outside ``allowed``, if their residual is no larger but for
-        rounding; else ``best``, the ones found so far. The first call's are always taken.
-        """
-        outside = jnp.any((best.multipliers > 0) & ~allowed)
-        reached = jnp.linalg.norm(residual_of(best.coefficients))
-        norm = jnp.sqrt(squared_norm)
-        first = best.rounds == 0
-        needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
-        found = solve_multipliers(
-            gram,
-            targets,
-            u**2,
-            jnp.where(allowed, slope, 0.0),
-            kink & allowed,
-            squared_norm,
-            model.leak,
-            needed,
-        )
-        allowance = jnp.maximum(reached, _EXACT_UNITS * rounding * norm)
-        good = needed & (jnp.linalg.norm(residual_of(found.coefficients)) <= allowance)
-        return jax.tree.map(lambda a, b: jnp.where(first | good, a, b), found, best), None
-
-    # Linearly dependent gradients (duplicated directions, m > d) leave multipliers a choice: an
-    # exact KKT point has some on the samples with the least margin alone, so that delta is 0 too.
-    support = retain & (margins <= 1 + jnp.sqrt(rounding))
-    nothing = ConePoint(
-        jnp.zeros_like(margins), jnp.zeros_like(z), jnp.zeros_like(least), jnp.asarray(0)
-    )
-    solution, _ = jax.lax.scan(solve_on, nothing, jnp.stack([retain, support]))
-    residual = residual_of(solution.coefficients)
+    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins)
+    residual = theta - (u[:, None] * solution.coefficients) @ signed
     slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
 
     def valid(value):

@@ -16,6 +16,7 @@ not. It ends close to the solution and not on its face, which the active set the
 No LAPACK call: on CPU, JAX 0.10.1 can wait for ever in batched Cholesky and triangular solves.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -110,6 +111,9 @@ def follow_central_path(
 ) -> InteriorPoint:
     """Minimise the program above; pure, jittable and vmappable.
 
+    A batch is worked off one lane after the other: few lanes need this, at different lengths, and
+    each works on n matrices of m x m.
+
     Args:
         gram: K, inner products of signed samples, zero outside ``retain``.
         mass: w_j = u_j^2.
@@ -120,6 +124,21 @@ def follow_central_path(
         leak: static; the activation's slope below 0.
         needed: if false, nothing is computed and the starting point is returned.
     """
+    one_by_one = jax.custom_batching.sequential_vmap(partial(_follow, leak))
+    return one_by_one(gram, mass, pattern, opposite, retain, elastic, jnp.asarray(needed))
+
+
+def _follow(
+    leak: float,
+    gram: Float[Array, "m m"],
+    mass: Float[Array, " n"],
+    pattern: Float[Array, "n m"],
+    opposite: Bool[Array, "n m"],
+    retain: Bool[Array, " m"],
+    elastic: Float[Array, ""],
+    needed: Bool[Array, ""],
+) -> InteriorPoint:
+    """``follow_central_path`` for one lane."""
     m = gram.shape[0]
     rounding = jnp.finfo(gram.dtype).eps
     room = 1.0 - leak
@@ -226,6 +245,6 @@ def follow_central_path(
     point, *_ = jax.lax.while_loop(
         lambda state: ~state[1] & (state[2] < _MAX_ITERATIONS),
         iterate,
-        (start, ~jnp.asarray(needed), 0),
+        (start, ~needed, 0),
     )
     return point

@@ -15,6 +15,7 @@ __all__ = [
     "clarke_kkt_residual",
     "epsilon_by_generators",
     "hard_margin",
+    "largest_frozen_margin",
     "largest_margin",
     "limit_by_cvxpy",
     "plain_descent",
@@ -185,6 +186,23 @@ def limit_by_cvxpy(u, x, y, retain, pattern, leak=0.0):
     found = np.zeros((len(everyone), x.shape[1]))
     found[useful] = W.value
     return found
+
+
+def largest_frozen_margin(u, x, y, pattern):
+    """max over ||W|| <= 1 of the least margin with same-sign slopes frozen at ``pattern``, ReLU;
+    0 if that program cannot separate.
+    """
+    W, least = cp.Variable((len(u), x.shape[1])), cp.Variable()
+    constraints = [cp.norm(W, "fro") <= 1]
+    for i in range(len(y)):
+        same = y[i] * u > 0
+        z = W @ x[i]
+        kept = (np.abs(u) * pattern[:, i])[same] @ z[same] if same.any() else 0
+        lost = np.abs(u)[~same] @ cp.pos(z[~same]) if (~same).any() else 0
+        constraints.append(kept - lost >= least)
+    problem = cp.Problem(cp.Maximize(least), constraints)
+    problem.solve(solver="CLARABEL")
+    return float(least.value)
 
 
 def largest_margin(x, y):

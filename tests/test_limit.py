@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracles import (
     clarke_kkt_residual,
     hard_margin,
+    largest_frozen_margin,
     largest_margin,
     limit_by_cvxpy,
     plain_descent,
@@ -144,6 +145,23 @@ def test_contradiction_is_infeasible(leak):
     fine = gaunlearn.find_limit(W, u, x, y, leak=leak, retain=[0, 2])
     assert fine.status == "converged"
     assert fine.multipliers[1] == 0
+
+
+def test_infeasible_is_said_of_every_pattern_that_cannot_separate_and_of_no_other():
+    """Random weights on more samples than dimensions, against cvxpy."""
+    seen = set()
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        n, m, d = 12, int(rng.integers(5, 10)), 2 + seed % 3
+        x, y = sample_in_d_dimensions(rng, m, d)
+        u, W = output_weights(n), rng.normal(size=(n, d))
+        best = largest_frozen_margin(u, x, y, W @ x.T > 0)
+        assert not 1e-7 < best < 1e-4, "a clear case"
+        limit = gaunlearn.find_limit(W, u, x, y)
+        seen.add(limit.status == "infeasible")
+        assert (limit.status == "infeasible") == (best < 1e-7)
+        assert limit.status == "infeasible" or residual(limit, u, x, y) <= 1e-9
+    assert seen == {True, False}
 
 
 def test_sample_on_which_no_neuron_can_help_is_infeasible():
@@ -295,6 +313,32 @@ def test_duplicate_and_masked_samples(seed):
     )
     np.testing.assert_allclose(more.W, want.W, rtol=0, atol=1e-12)
     assert more.multipliers[6] == 0
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.1])
+@pytest.mark.parametrize("angle", [0.0, 1e-3, 1e-6])
+def test_parallel_and_nearly_parallel_samples(angle, leak):
+    """A third of the samples point where the first does, at other lengths: the Gram matrix is
+    singular, or nearly so. The limit is solved for, and its certificate sees that it is exact.
+    """
+    m, d, n = 12, 15, 20
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, y = sample_in_d_dimensions(rng, m, d)
+        x[1::3] = rng.uniform(0.5, 2, (4, 1)) * (x[0] + angle * x[1::3])
+        y[1::3] = y[0]
+        u = output_weights(n)
+        W = plain_descent(0.01 * rng.normal(size=(n, d)), u, x, y, np.ones(m, bool), 0.3, 300)
+        limit = gaunlearn.find_limit(W, u, x, y, leak=leak)
+        assert limit.status in SOLVED
+        assert residual(limit, u, x, y, leak=leak) <= 1e-10
+        if angle == 0:
+            same = np.r_[0, 1:m:3]
+            shortest = same[np.argmin(np.linalg.norm(x[same], axis=1))]
+            assert np.all(limit.multipliers[same[same != shortest]] == 0)
+            found = gaunlearn.certify(limit.W, u, x, y, leak=leak)
+            assert max(found.epsilon, found.delta) <= 1e-10
+            assert found.tau <= 1e-20
 
 
 def test_limit_of_an_unlearned_network_is_on_the_retain_set():
