@@ -30,7 +30,7 @@ GOAL = 1e-10
 LANES = 8
 KINDS = ("isotropic", "gaussian_mixture")
 # Bounds of the shapes to which problems are padded.
-SAMPLES, NEURONS = (2, 16, 40, 100), (2, 24, 100, 400)
+SAMPLES, NEURONS = (2, 40, 100), (2, 100, 400)
 
 
 def descend_and_solve(kind, model, weights, u, x, y, keep, steps):
@@ -89,6 +89,11 @@ def solve_many(count):
                 got = jax.device_get(solve_batch(kind, samples, neurons, *lanes))
                 found.append(got)
                 jax.clear_caches()
+                print(
+                    f"  {kind}, m <= {samples}, n <= {neurons}: {len(chosen)} problems, descent "
+                    f"separates {got['separated'].sum()}",
+                    flush=True,
+                )
                 for i in np.flatnonzero(got["separated"] & ~(got["residual"] <= GOAL)):
                     which = chosen[i]
                     print(

@@ -2,12 +2,12 @@
 
     python benchmarks/reduction.py [--quick]
 
-First table: one training step of a batch of trials, in reduced coordinates and in weight space,
-under the same vmap and in the same run. Second: a whole triple (train, ascend, retrain, certify).
-Third: to the same epsilon_1 <= 1e-6, descent against descent to settled signs and the limit solver;
-where descent would take too long it is extrapolated by epsilon ~ 1/T from what was measured, and
-marked. Fourth: a small sweep at growing d. Fifth: layouts of the training step, and what share of a
-large matrix product's rate they reach.
+First table: a small sweep at growing d. Second: one training step of a batch of trials, in reduced
+coordinates and in weight space, under the same vmap and in the same run. Third: a whole triple
+(train, ascend, retrain, certify). Fourth: to the same epsilon_1 <= 1e-6, descent against descent to
+settled signs and the limit solver; where descent would take too long it is extrapolated by
+epsilon ~ 1/T from what was measured, and marked. Fifth: layouts of the training step, and what
+share of a large matrix product's rate they reach.
 """
 
 import argparse
@@ -331,7 +331,7 @@ def layouts(shapes):
     rows = []
     for m, n in shapes:
         batch = reduced_batch(m, n, 1000, LANES)
-        calls = {"as shipped, float64": lambda b=batch: steps_of(b, count)}
+        calls = {"as shipped, Gram, float64": lambda b=batch: steps_of(b, count)}
         for name, layout in (("batch first", batch_first), ("batch last", batch_last)):
             for gram in (False, True):
                 for dtype, unroll in ((jnp.float64, 1), (jnp.float64, 4), (jnp.float32, 1)):
@@ -369,8 +369,9 @@ if __name__ == "__main__":
         f"Large matrix product: {matmul_ceiling(jnp.float64):.0f} GFLOP/s in float64, "
         f"{matmul_ceiling(jnp.float32):.0f} in float32\n"
     )
+    # First: the peak of memory is that of the process.
+    compare_dimensions()
     compare_steps(dimensions, shapes)
     compare_triples(dimensions, shapes)
     compare_limit(shapes)
-    compare_dimensions()
     layouts(shapes)

@@ -75,10 +75,10 @@ class Limit:
         W: its weights, of the given weights' shape, with least margin 1 over the retain set.
         multipliers: lambda (m,), dual variables; 0 outside the retain set.
         status: ``converged`` (by the active-set iteration), ``fallback`` (by the convergent
-            method), ``infeasible`` (no weights whose same-sign pre-activations have the signs
-            of the given ones have a margin above rounding) or ``stalled`` (no solution to
-            rounding was found). In the last two cases all numbers are NaN.
-        iterations: linear systems solved.
+            method), ``infeasible`` (with the same-sign slopes of the given weights no weights have
+            a margin above 1e-7 of the largest that their norm allows) or ``stalled`` (no solution
+            to rounding was found). In the last two cases all numbers are NaN.
+        iterations: iterations of the active set.
         coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i):
             ``W = (u[:, None] * c) @ (y[:, None] * x)``.
         margins: q (m,), the margins of W on all samples.

@@ -1,4 +1,4 @@
-"""An interior-point method for the limit solver's convex program: slow, but it always converges.
+"""An interior-point method for the limit solver's convex program: slower, but it does not cycle.
 
 Minimised is, over the cone of ``cone`` with same-sign slopes p and opposite-sign coefficients free,
 
@@ -39,7 +39,7 @@ class InteriorPoint(NamedTuple):
     """Primal variables and the slopes of the barrier's multipliers, all positive.
 
     Attributes:
-        multipliers: lambda_i.
+        multipliers: lambda_i; meaningless on samples that do not count.
         above_bottom: s_ji, opposite-sign pairs only (1 elsewhere).
         below_top: t_ji, likewise.
         multiplier_price, bottom_price, top_price: multipliers of lambda, s, t >= 0, the latter two
@@ -162,7 +162,7 @@ def _follow(
         pull_s, pull_t, pull_lam = (target - of_s) / s, (target - of_t) / t, (target - of_lam) / lam
         g = jnp.where(opposite, s + leak * lam, pattern * lam) @ gram
         right = jnp.where(opposite, pull_s - pull_t - g, 0.0)
-        residual = -elastic * (lam.sum() - 1) + total_mass * pull_lam
+        residual = -elastic * (jnp.sum(jnp.where(retain, lam, 0.0)) - 1) + total_mass * pull_lam
         residual = residual + mass @ (jnp.where(opposite, room * pull_t, 0.0) - slope * g)
         solved = jnp.einsum("jik,jk->ji", inverse, right)
         residual = residual + jnp.einsum("j,jki,jk->i", mass, bordered, solved)

@@ -16,8 +16,8 @@ pre-activations 0 at kinks), solved by conjugate gradients on all neurons at onc
 solution contradicts are changed, all at once, until there are none (a semismooth Newton method:
 few iterations, no guarantee).
 *Fallback.* If it cycles, or the Gram matrix is singular and the system has no solution, the same
-program is solved by an interior-point method (``interior``), which always converges, and the active
-set starts anew from the states of its result.
+program is solved by an interior-point method (``interior``), which needs no guess of the states,
+and the active set starts anew from those of its result.
 *Same-sign pairs* are changed only once the convex program is solved: an active one whose
 pre-activation came out negative is released, an inactive one that came out positive is taken in.
 The present solution stays feasible, so the norm falls with every change, and there are finitely
@@ -78,9 +78,10 @@ class Limit(NamedTuple):
         kink_pairs: retained pairs at a kink.
         status: an index of ``STATUSES``. ``converged``: by the active set alone; ``fallback``: the
             convergent method was needed; ``infeasible``: no weights with these same-sign slopes
-            have a margin above rounding; ``stalled``: no solution to rounding was found;
-            ``undefined``: the weights were not finite. In the last three cases all else is NaN.
-        iterations: linear systems solved.
+            have a margin above 1e-7 of the largest that a network of their norm can have (3e-3 in
+            float32); ``stalled``: no solution to rounding was found; ``undefined``: the weights
+            were not finite. In the last three cases all numbers are NaN.
+        iterations: iterations of the active set.
         pattern_changes: same-sign pairs that were released or taken in.
     """
 
@@ -126,15 +127,6 @@ class _Program(NamedTuple):
         """(c K)_ji = <theta_j, y_i x_i> / u_j."""
         return c @ self.gram
 
-    def totals(self, pattern: Float[Array, "n m"]) -> Float[Array, "n m"]:
-        """T with <T, c> = sum_i lambda_i."""
-        return ratio(pattern, self.mass @ pattern**2)
-
-    def operator(self, pattern: Float[Array, "n m"], c: Float[Array, "n m"]) -> Array:
-        """The Hessian, c K + elastic <T, c> T."""
-        totals = self.totals(pattern)
-        return self.correlate(c) + self.elastic * inner(self.mass, totals, c) * totals
-
     def margins(self, pattern: Float[Array, "n m"], correlations: Float[Array, "n m"]) -> Array:
         """The constraint functions, at most the true margins q_i."""
         bent = jnp.minimum(correlations, self.leak * correlations)
@@ -173,10 +165,17 @@ def _solve_face(
     slope = pattern + jnp.where(program.opposite, moving, 0.0)
     slope = jnp.where(face.support, slope, 0.0)
     free = program.opposite & face.support & (face.state == 0)
-    targets = program.elastic * program.totals(pattern)
-    size = inner(mass, targets, targets)
-    goal = 100.0 * jnp.finfo(targets.dtype).eps ** 2 * size
-    curvature = program.curvature + program.elastic * size / program.elastic**2
+    # <T, c> is the sum of lambda, read off the pairs that are tied to it.
+    totals = ratio(slope, mass @ slope**2)
+    size = inner(mass, totals, totals)
+    targets = program.elastic * totals
+    goal = 100.0 * (jnp.finfo(targets.dtype).eps * program.elastic) ** 2 * size
+    curvature = program.curvature + program.elastic * size
+
+    def operator(c):
+        """The Hessian."""
+        return program.correlate(c) + program.elastic * inner(mass, totals, c) * totals
+
     tied_mass = mass @ slope**2
 
     def level_of(c):
@@ -185,8 +184,8 @@ def _solve_face(
     c = jnp.where(free, point.c, slope * level_of(point.c))
     for _ in range(_SOLVES):
         step, _ = descend_on_face(
-            program.operator(pattern, c) - targets,
-            lambda a: program.operator(pattern, a),
+            operator(c) - targets,
+            operator,
             curvature,
             mass,
             free,
@@ -217,11 +216,15 @@ def _judge(
     state = jnp.where(face.state == 0, leaves_kink, stays)
     state = jnp.where(face.support, state, jnp.where(correlations < 0, 1, -1))
     wanted = program.elastic * (1 - level.sum())
-    missing = program.margins(pattern, correlations) < wanted - slack * program.elastic
+    above = program.margins(pattern, correlations) - wanted
+    missing = above < -slack * program.elastic
     support = program.retain & jnp.where(face.support, level >= -uncertain, missing)
     fits = jnp.all(support == face.support) & jnp.all(
         ~(program.opposite & face.support) | (state == face.state)
     )
+    # A singular system may have no solution: signs that happen to fit prove nothing then.
+    error = jnp.max(jnp.where(face.support, jnp.abs(above), 0.0))
+    fits &= error <= jnp.sqrt(jnp.finfo(c.dtype).eps) * program.elastic
     return _Face(state, support), fits, correlations
 
 
@@ -244,7 +247,7 @@ def _active_set(
 
 
 def _fallback(program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]) -> _Point:
-    """The same program by the method that always converges: close to the solution, and its face."""
+    """The same program by the interior-point method: close to the solution, and its face."""
     found = follow_central_path(
         program.gram,
         program.mass,
@@ -296,7 +299,7 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     return _Search(
         pattern=jnp.where(changes, wanted, pattern),
         point=point,
-        needs_fallback=~fits,
+        needs_fallback=~fits & ~done,
         used_fallback=search.used_fallback | (~fits & ~needed),
         status=jnp.where(done, status, -1),
         iterations=search.iterations + steps,
@@ -375,7 +378,8 @@ def find_limit(
         constrained & ((q <= _START_SUPPORT * least) | (least <= 0)),
     )
     pattern = jnp.where(same_sign, slopes(model, z), 0.0)
-    hopeless = jnp.any(constrained & (mass @ pattern**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
+    smallest = pattern + model.leak * (usable & ~same_sign)
+    hopeless = jnp.any(constrained & (mass @ smallest**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
     no = jnp.asarray(False)
     search = jax.lax.while_loop(
         lambda search: (search.status < 0) & (search.attempts < _MAX_ATTEMPTS),

@@ -19,6 +19,7 @@ _STATUS = (
     "infeasible (no weights with these same-sign slopes have a margin), stalled, undefined (no "
     "weights to start from)"
 )
+_NO_END = "train_end is limit, and that limit could not be solved for"
 _NOT_RETRAINED = "the retrained model does not separate the retain set"
 _FLIPS = f"a retained sign flipped or the interference is 1 or more, or {_NOT_TRAINED}"
 
@@ -237,6 +238,7 @@ COLUMNS: tuple[Column, ...] = (
         "float64",
         "1 - cos between two retrained models from different initial weights",
         "0 to 2",
+        _NO_END,
     ),
     Column("log_loss_retrain", "float64", "log of the retrained model's summed loss", "real"),
     Column("steps_retrain", "int64", "retraining steps taken", "0 or more"),
@@ -248,9 +250,9 @@ COLUMNS: tuple[Column, ...] = (
         _NO_LIMIT.format("_retrain"),
     ),
     Column("limit_status_retrain", "string", _STATUS.format("retraining"), "one of five words"),
-    *_generalisation("original", ""),
+    *_generalisation("original", _NO_END),
     *_generalisation("unlearned", _NOT_TRAINED),
-    *_generalisation("retrained", ""),
+    *_generalisation("retrained", _NO_END),
     Column(
         "disagreement",
         "float64",

@@ -54,7 +54,9 @@ class Trained(NamedTuple):
         steps: steps taken.
         log_loss: log L, L summed over the kept samples.
         settled: whether no same-sign pair (y_i u_j > 0) of a kept sample has changed the sign of
-            its pre-activation during the last half of the steps.
+            its pre-activation during the last half of the steps, as far as looks every
+            ``check_every`` steps tell; without a target or ``until_settled``, as a comparison of
+            the middle with the end tells.
     """
 
     weights: Float[Array, "n r"]
@@ -118,14 +120,15 @@ def train(
     # Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
     # gradient: with the Gram matrix, a step on C costs one product where one on W costs two.
     m, r = x.shape
-    if m <= 2 * r:
+    in_gram = m <= 2 * r
+    if in_gram:
         features, first_z, first = x @ x.T, preactivations(weights, x), jnp.zeros((len(u), m))
         first = first.astype(weights.dtype)
     else:
         features, first_z, first = x.T, jnp.zeros((len(u), m)), weights
 
     def weights_of(parameters):
-        return weights + parameters @ x if m <= 2 * r else parameters
+        return weights + parameters @ x if in_gram else parameters
 
     def step(_, carry):
         parameters, state = carry
@@ -133,7 +136,7 @@ def train(
         outputs, pullback = jax.vjp(lambda z: logits(model, z, u), z)
         slopes, log_loss = relative_slopes(config.loss, y * outputs, keep)
         (gradient,) = pullback(-slopes * y)
-        gradient = gradient if m <= 2 * r else gradient @ x
+        gradient = gradient if in_gram else gradient @ x
         updates, state = optimizer.update(gradient, state, parameters, log_loss=log_loss)
         return optax.apply_updates(parameters, updates), state
 

@@ -138,6 +138,10 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
     agree(got_W[:, :r], W @ basis[:, :r], "trained weights")
     agree(got_again[:, :r], again @ basis[:, :r], "retrained weights")
     agree((got_W**2).sum(1), (W**2).sum(1), "norms of rows")
+    for got, want, start in ((got_W, W, 0), (got_again, again, 1)):
+        agree(u @ np.maximum(got @ problem.x.T, 0), logits(want, data.x), "logits")
+        fresh_z = got @ problem.x_test.T + problem.test_offset[start]
+        agree(u @ np.maximum(fresh_z, 0), logits(want, data.x_test), "test logits")
     # A model that separates has a certificate on both sides, one that does not on neither.
     original = jax.device_get(certify_in_d(W, u, data.x, data.y, everything))
     reference = jax.device_get(certify_in_d(again, u, data.x, data.y, retain))

@@ -61,6 +61,24 @@ def test_agrees_with_cvxpy(n, m, d, leak):
         assert np.linalg.norm(units[0] - units[1]) <= 1e-6
 
 
+def test_masked_samples_are_not_there():
+    """Nor do they count in the sum of the multipliers."""
+    rng = np.random.default_rng(0)
+    x, y = sample_in_d_dimensions(rng, 5, 8)
+    signed, u = y[:, None] * x, output_weights(6)
+    same_sign, pattern = y * u[:, None] > 0, 1.0 * (rng.normal(size=(6, 8)) @ x.T > 0)
+
+    slopes, gram, few = np.where(same_sign, pattern, 0.0), signed @ signed.T, np.arange(5) < 4
+    want = follow_central_path(
+        gram[:4, :4], u**2, slopes[:, :4], ~same_sign[:, :4], np.ones(4, bool), 0.1, 0.0
+    )
+    got = follow_central_path(
+        np.where(few & few[:, None], gram, 0.0), u**2, slopes * few, ~same_sign & few, few, 0.1, 0.0
+    )
+    np.testing.assert_allclose(got.multipliers[:4], want.multipliers, rtol=1e-6, atol=1e-9)
+    assert want.multipliers.sum() > 1e-3
+
+
 def test_computes_nothing_where_it_is_not_needed():
     """The starting point comes back: every multiplier the same."""
     x, u = np.eye(3), np.ones(2)
