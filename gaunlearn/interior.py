@@ -231,7 +231,8 @@ def _follow(
         done = ~sound | (centrality(moved) <= _GAP_UNITS * rounding * elastic / weight)
         return moved, done | (length < 1e-6), count + 1
 
-    lam = jnp.where(retain, 0.5 / jnp.maximum(retain.sum(), 1), 1.0)
+    count = jnp.maximum(retain.sum(), 1).astype(gram.dtype)
+    lam = jnp.where(retain, 0.5 / count, 1.0)
     price = elastic / total_mass
     half_room = jnp.where(opposite, 0.5 * room * lam, 1.0)
     start = InteriorPoint(

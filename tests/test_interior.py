@@ -79,6 +79,19 @@ def test_masked_samples_are_not_there():
     assert want.multipliers.sum() > 1e-3
 
 
+def test_float32_stays_float32():
+    """And finds to its rounding what float64 finds: by hand lambda_i = e / (1 + e m) for
+    orthonormal samples and one neuron with u = 1.
+    """
+    for dtype, tolerance in ((np.float32, 1e-4), (np.float64, 1e-9)):
+        ones, none = np.ones((1, 3), dtype), np.zeros((1, 3), bool)
+        point = follow_central_path(
+            np.eye(3, dtype=dtype), ones[:, 0], ones, none, np.ones(3, bool), dtype(0.1), 0.0
+        )
+        assert {leaf.dtype for leaf in point} == {np.dtype(dtype)}
+        np.testing.assert_allclose(point.multipliers, 0.1 / (1 + 0.3), rtol=tolerance)
+
+
 def test_computes_nothing_where_it_is_not_needed():
     """The starting point comes back: every multiplier the same."""
     x, u = np.eye(3), np.ones(2)
