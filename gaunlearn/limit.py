@@ -229,9 +229,12 @@ def _judge(
 
 
 def _active_set(
-    program: _Program, pattern: Float[Array, "n m"], point: _Point
+    program: _Program, pattern: Float[Array, "n m"], point: _Point, needed: Bool[Array, ""]
 ) -> tuple[_Point, Bool[Array, ""], Int[Array, ""]]:
-    """Change states until none is contradicted; whether that succeeded, and in how many steps."""
+    """Change states until none is contradicted; whether that succeeded, and in how many steps.
+
+    Where it is not needed, in a batch's lanes that have ended, it takes none.
+    """
 
     def iterate(state):
         point, _, count = state
@@ -242,7 +245,7 @@ def _active_set(
     return jax.lax.while_loop(
         lambda state: ~state[1] & (state[2] < _MAX_ITERATIONS),
         iterate,
-        (point, jnp.asarray(False), jnp.asarray(0)),
+        (point, ~needed, jnp.asarray(0)),
     )
 
 
@@ -287,7 +290,7 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     needed, pattern = search.needs_fallback, search.pattern
     other = _fallback(program, pattern, needed)
     start = jax.tree.map(lambda a, b: jnp.where(needed, a, b), other, search.point)
-    point, fits, steps = _active_set(program, pattern, start)
+    point, fits, steps = _active_set(program, pattern, start, search.status < 0)
     infeasible = program.no_margin(point.c, point.level) & fits
     infeasible |= program.no_margin(other.c, other.level) & needed
     _, _, correlations = _judge(program, pattern, point.face, point.c, point.level)

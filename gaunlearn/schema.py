@@ -87,7 +87,10 @@ COLUMNS: tuple[Column, ...] = (
     Column("phi", "float64", "max |<x_i, x_k>| over pairs of samples", "0 or more"),
     Column("eps_d", "float64", "4 m n phi (two_layer_relu), 4 m phi (linear)", "0 or more"),
     Column(
-        "separated_train", "bool", "whether the trained model separates its training set", "bool"
+        "separated_train",
+        "bool",
+        "whether the trained model (its limit, where train_end is limit) separates its training set",
+        "bool",
     ),
     Column(
         "epsilon_train",
