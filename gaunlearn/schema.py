@@ -89,7 +89,7 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "separated_train",
         "bool",
-        "whether the trained model (its limit, where train_end is limit) separates its training set",
+        "whether the trained model (with train_end limit: its limit) separates its training set",
         "bool",
     ),
     Column(

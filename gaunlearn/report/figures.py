@@ -20,6 +20,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
+# Axes end so far below their top.
+_LEAST_SHOWN = 1e-6
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -106,9 +108,15 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     panels[1].set_ylabel("δ, complementarity")
     panels[2].set_ylabel("τ = 1 \N{MINUS SIGN} cos")
     panels[2].set_xlabel("step fraction f of the gradient-ascent step")
+    clipped = False
     for ax in panels:
         ax.set_yscale("log")
         ax.yaxis.set_minor_formatter(NullFormatter())
+        # Decades of rounding would flatten what is to be seen.
+        low, high = ax.get_ylim()
+        if low < high * _LEAST_SHOWN:
+            ax.set_ylim(bottom=high * _LEAST_SHOWN)
+            clipped = True
         ax.axvline(1.0, color="#bbbbbb", linewidth=0.9, zorder=1)
         ax.margins(x=0)
         handles, labels = ax.get_legend_handles_labels()
@@ -138,9 +146,11 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     title = f"{title}?" if "?" in run.manifest["question"] else run.manifest["name"]
     wrapped = textwrap.wrap(title, 72)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
-    trials = f"{len(frame)} trials; lines are medians, bands quartiles, over seeds and points"
+    trials = f"{len(frame)} trials; medians and quartiles over seeds and points"
     if len(groups) > len(shown):
         trials += f"; {len(groups) - len(shown)} more settings are not drawn"
+    if clipped:
+        trials += "; what leaves an axis below is smaller than it shows"
     without = int((~frame["separated"]).sum())
     if without:
         trials += f"; {without} without a certificate"
