@@ -165,8 +165,9 @@ def _solve_face(
     slope = pattern + jnp.where(program.opposite, moving, 0.0)
     slope = jnp.where(face.support, slope, 0.0)
     free = program.opposite & face.support & (face.state == 0)
+    tied_mass = mass @ slope**2
     # <T, c> is the sum of lambda, read off the pairs that are tied to it.
-    totals = ratio(slope, mass @ slope**2)
+    totals = ratio(slope, tied_mass)
     size = inner(mass, totals, totals)
     targets = program.elastic * totals
     goal = 100.0 * (jnp.finfo(targets.dtype).eps * program.elastic) ** 2 * size
@@ -175,8 +176,6 @@ def _solve_face(
     def operator(c):
         """The Hessian."""
         return program.correlate(c) + program.elastic * inner(mass, totals, c) * totals
-
-    tied_mass = mass @ slope**2
 
     def level_of(c):
         return ratio(mass @ (slope * c), tied_mass)
