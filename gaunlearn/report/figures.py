@@ -21,7 +21,7 @@ _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
 # Axes end so far below their top.
-_LEAST_SHOWN = 1e-6
+_LEAST_SHOWN = 1e-8
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
