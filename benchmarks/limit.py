@@ -1,14 +1,15 @@
 """Does the limit solver solve, and is it where training goes?
 
-    python benchmarks/limit.py [--count 10000] [--quick]
+    python benchmarks/limit.py [--count 11400] [--quick]
 
 First table: random problems, each with its own m in [2, 100], d/m in [1.5, 1000] and n in [2, 400]
 (all log-uniform), descended for 1000 steps and then solved; the residual is that of an independent
 certificate (kink_tol 1e-9) of the solution. They are padded to a few shapes, so that few programs
-are compiled: masked samples and neurons with u_j = 0 change nothing. Second table: harder problems,
-with more samples than dimensions, parallel and nearly parallel samples, leaky networks and the
-linear model. Third table: how 1 - cos between descent and the limit solved for after 1000 steps
-falls with the number of steps, and how many trials part from it.
+are compiled: masked samples and neurons with u_j = 0 change nothing. Descent separates 10 000 of
+11 400 such problems. Second table: harder problems, with more samples than dimensions, parallel and
+nearly parallel samples, leaky networks and the linear model. Third table: how 1 - cos between
+descent and the limit solved for after 1000 steps falls with the number of steps, and how many
+trials part from it.
 """
 
 import argparse
@@ -226,7 +227,7 @@ def follow_training(lanes):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=11_400)
     parser.add_argument("--quick", action="store_true", help="200 random problems and no more")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
