@@ -12,7 +12,7 @@ run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope gaunlearn tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal gaunlearn tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,11 +28,13 @@ doctor: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/reduction.py --quick
 	$(BIN)/python benchmarks/limit.py --quick
+	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/precision.py --seeds 1
 
 bench-full: $(STAMP)
 	$(BIN)/python benchmarks/reduction.py
 	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/precision.py
 
 clean:

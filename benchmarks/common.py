@@ -12,6 +12,7 @@ import numpy as np
 from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
+from gaunlearn.models import RELU, output_weights
 from gaunlearn.training import TrainingConfig
 
 ALPHA, INIT_SCALE = 0.1, 0.03
@@ -23,11 +24,11 @@ def problem(kind, key, m, d, n):
     """One reduced problem with one initialisation; d may be traced."""
     data_key, init_key = jax.random.split(key)
     if kind == "isotropic":
-        given = isotropic(data_key, m, 0, m, d)
+        given = isotropic(data_key, m, 0, m, 0, m, d)
     else:
-        given = gaussian_mixture(data_key, m, 0, m + 1, d, ALPHA)
-    weights = initial_weights(init_key[None], n, given.data.x.shape[1], d, INIT_SCALE)
-    return reduce_problem(given, weights)
+        given = gaussian_mixture(data_key, m, 0, m + 1, 0, m, d, ALPHA)
+    weights = initial_weights(init_key[None], n, given, n, d, INIT_SCALE)
+    return reduce_problem(given, weights, output_weights(RELU, n))
 
 
 def descent(kind, steps, **others):

@@ -1,5 +1,45 @@
-"""gaunlearn: how well does gradient ascent unlearn? Seeded trials, certified and stored."""
+"""gaunlearn: how well does gradient ascent unlearn? Seeded trials, certified and stored.
 
-from gaunlearn.api import Certificate, Limit, Run, ascend, certify, find_limit, load, run
+Names are imported when they are first used: the command line starts without JAX.
+"""
 
-__all__ = ["Certificate", "Limit", "Run", "ascend", "certify", "find_limit", "load", "run"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gaunlearn.api import (
+        Certificate,
+        Limit,
+        Networks,
+        Run,
+        ascend,
+        certify,
+        find_limit,
+        load,
+        networks,
+        run,
+    )
+
+__all__ = [
+    "Certificate",
+    "Limit",
+    "Networks",
+    "Run",
+    "ascend",
+    "certify",
+    "find_limit",
+    "load",
+    "networks",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'gaunlearn' has no attribute {name!r}")
+    from gaunlearn import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

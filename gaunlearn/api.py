@@ -1,10 +1,12 @@
 """The public functions: NumPy arrays in the original d dimensions in, NumPy arrays out."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,11 +24,23 @@ from gaunlearn.checks import (
 )
 from gaunlearn.models import LINEAR, Model, activation, leaky_relu
 from gaunlearn.report.figures import draw
+from gaunlearn.sweep.plan import STARTS
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.sweep.store import Run, load
+from gaunlearn.sweep.store import Run, RunError, load
 
-__all__ = ["Certificate", "Limit", "Run", "ascend", "certify", "find_limit", "load", "run"]
+__all__ = [
+    "Certificate",
+    "Limit",
+    "Networks",
+    "Run",
+    "ascend",
+    "certify",
+    "find_limit",
+    "load",
+    "networks",
+    "run",
+]
 
 Float = NDArray[np.float64]
 
@@ -148,7 +162,8 @@ def certify(
         retain: indices or a boolean mask (m,) of the samples to certify on; None is all.
         kink_tol: a tolerance or a ladder of them: a pre-activation within
             ``kink_tol * (||W||_F / sqrt(n)) * ||x_i||`` of zero is projected to zero, where the
-            derivative of ReLU is free in [0, 1]. None ignores kinks (derivative 1[z > 0]).
+            derivative of ReLU is free in [0, 1]; n counts neurons with u_j != 0.
+            None ignores kinks (derivative 1[z > 0]).
         tau_budget: of the ladder, the least epsilon with tau within this budget is returned;
             if none is within it, the rung with the least tau.
         leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
@@ -322,6 +337,8 @@ def run(
     spec: str | Path,
     out: str | Path | None = None,
     *,
+    overrides: Sequence[str] = (),
+    shard: tuple[int, int] = (0, 1),
     fresh: bool = False,
     allow_faulty_jax: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -330,8 +347,10 @@ def run(
 
     Args:
         spec: a TOML specification (README, *Specifications*).
-        out: the run's directory; ``results/<name>`` by default. Finished parts of the same
-            specification in it are kept.
+        out: the run's directory, or a URI that pyarrow knows; ``results/<name>`` by default.
+            Trials of the specification that are stored in it are kept.
+        overrides: values to replace in the specification, such as "data.d=2000".
+        shard: (i, n) runs the i-th of n parts, counted from 0.
         fresh: replace what is there.
         allow_faulty_jax: run even if this JAX fails a canary (``gaunlearn doctor``).
         progress: called when a stage begins and when a block of trials has been stored.
@@ -342,10 +361,90 @@ def run(
     Raises:
         ValueError: (a SpecError) the specification or the directory is wrong: one line with file,
             key, value and what is allowed.
-        RuntimeError: (a FaultyJaxError) this JAX computes wrong results.
+        RuntimeError: (a FaultyJaxError) this JAX computes wrong results; (a RunFailedError) the
+            disk is full, or a trial does not fit into memory.
     """
-    sweep = load_spec(spec)
-    out = Path("results") / sweep.name if out is None else Path(out)
-    done = run_sweep(sweep, out, fresh=fresh, allow_faulty_jax=allow_faulty_jax, progress=progress)
+    sweep = load_spec(spec, overrides)
+    done = run_sweep(
+        sweep,
+        Path("results") / sweep.name if out is None else out,
+        fresh=fresh,
+        shard=shard,
+        allow_faulty_jax=allow_faulty_jax,
+        progress=progress,
+    )
     draw(done)
     return done
+
+
+class Networks(NamedTuple):
+    """The networks of one trial, in coordinates in which ``certify`` takes them.
+
+    Attributes:
+        trained: W of the trained network, (n, r).
+        unlearned: after the ascent step.
+        retrained: retrained without the forgotten sample.
+        u: output weights (n,), or None for the linear model (then each W is (r,)).
+        x, y: all training samples (m, r) and labels (m,).
+        retain: indices of the samples that are not forgotten.
+        leak: slope of the activation below 0.
+    """
+
+    trained: Float
+    unlearned: Float
+    retrained: Float
+    u: Float | None
+    x: Float
+    y: Float
+    retain: NDArray[np.int64]
+    leak: float
+
+
+def networks(run: Run, trial_id: str) -> Networks:
+    """The networks of one trial of a run whose specification has ``[store] weights = true``.
+
+    >>> certify(n.unlearned, n.u, n.x, n.y, retain=n.retain)  # doctest: +SKIP
+
+    Raises:
+        ValueError: the run has no such trial, or keeps no weights.
+    """
+    frame = run.to_pandas().set_index("trial_id")
+    if trial_id not in frame.index:
+        raise RunError(f"{run.path}: has no trial {trial_id!r}")
+    row: dict[Any, Any] = frame.loc[trial_id].to_dict()
+    stored = run.weights(row["training_id"])
+    index = int(row["forget_index"])
+    first = STARTS[row["retrain_init"]][0]
+    try:
+        trained = next(w for w in stored if w.forget_index is None)
+        retrained = next(w for w in stored if w.forget_index == index and w.start == first)
+    except StopIteration:
+        raise RunError(f"{run.path}: has weights of only some of trial {trial_id}") from None
+    linear = row["model_kind"] == "linear"
+    leak = 0.0 if np.isnan(row["leak"]) else float(row["leak"])
+    u = None if linear else trained.u
+
+    def shaped(W: Float) -> Float:
+        return W[0] if linear else W
+
+    unlearned = ascend(
+        shaped(trained.W),
+        u,
+        trained.x,
+        trained.y,
+        index,
+        float(row["step_fraction"]),
+        kink_tol=json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None,
+        tau_budget=float(row["tau_budget"]),
+        leak=leak,
+    )
+    return Networks(
+        shaped(trained.W),
+        unlearned,
+        shaped(retrained.W),
+        u,
+        trained.x,
+        trained.y,
+        np.flatnonzero(np.arange(len(trained.y)) != index),
+        leak,
+    )

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.cone import ConePoint
 from gaunlearn.kkt import solve_multipliers
-from gaunlearn.models import Model, logits, preactivations, slopes
+from gaunlearn.models import Model, logits, neuron_count, preactivations, slopes
 
 __all__ = [
     "IGNORED_KINKS",
@@ -210,16 +210,15 @@ def _rung(
     kink_tol: Float[Array, ""],
 ) -> Certificate:
     """The certificate at one kink tolerance."""
-    n = weights.shape[0]
     lengths = jnp.linalg.norm(x, axis=1)
     rounding = jnp.finfo(weights.dtype).eps
     # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
-    scale = jnp.linalg.norm(weights) / jnp.sqrt(float(n))
+    scale = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u))
     zero = _ZERO_UNITS * rounding * jnp.linalg.norm(weights, axis=1)
     z = preactivations(weights, x)
     if model.has_kinks:
         reach = jnp.maximum(kink_tol * scale, zero)[:, None] * lengths
-        kink = (kink_tol >= 0) & retain & (jnp.abs(z) <= reach)
+        kink = (kink_tol >= 0) & retain & (jnp.abs(z) <= reach) & (u[:, None] != 0)
         snapped = snap(weights, x, kink)
     else:
         kink = jnp.zeros(z.shape, bool)

@@ -5,12 +5,26 @@
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["main"]
+
+
+def _count(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, count = text.partition("/")
+    if slash and part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count):
+        return int(part) - 1, int(count)
+    raise argparse.ArgumentTypeError(f"{text!r} must be i/n with 1 <= i <= n, such as 2/8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -20,9 +34,27 @@ def _parser() -> argparse.ArgumentParser:
         "trials, certifies each and stores them as Parquet.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a sweep, or what is left of it")
-    run.add_argument("spec", type=Path, help="a TOML specification, such as sweeps/step_size.toml")
-    run.add_argument("--out", type=Path, help="the run's directory (default results/NAME)")
+
+    def of_spec(name: str, explanation: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=explanation)
+        command.add_argument(
+            "spec", type=Path, help="a TOML specification, such as sweeps/step_size.toml"
+        )
+        command.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="replace a value of the specification; may be given several times",
+        )
+        return command
+
+    run = of_spec("run", "run a sweep, or what is left of it")
+    run.add_argument("--out", help="the run's directory or URI (default results/NAME)")
+    run.add_argument(
+        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="run the I-th of N parts only"
+    )
     how = run.add_mutually_exclusive_group()
     how.add_argument(
         "--resume", action="store_true", help="keep what is finished there (the default)"
@@ -31,14 +63,32 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--allow-faulty-jax", action="store_true", help="run even if JAX fails a canary"
     )
+    of_spec("plan", "say what a sweep would run and what it would cost, and run nothing")
     report = commands.add_parser("report", help="draw a run's figure and print its summary")
-    report.add_argument("run_dir", type=Path, help="a run's directory")
+    report.add_argument("run_dir", help="a run's directory or URI")
+    listing = commands.add_parser("list", help="the shipped sweeps and their questions")
+    listing.add_argument(
+        "directory", type=Path, nargs="?", help="another directory of specifications"
+    )
+    verify = commands.add_parser(
+        "verify", help="recompute trials of a run from their own rows and compare"
+    )
+    verify.add_argument("run_dir", help="a run's directory or URI")
+    verify.add_argument(
+        "--sample", type=_count, default=24, metavar="N", help="how many trials (24); 0 is all"
+    )
+    verify.add_argument(
+        "--any-version", action="store_true", help="compare although this is another version"
+    )
     commands.add_parser("doctor", help="check that JAX computes correctly here")
     return parser
 
 
 class _Reporter:
-    """Progress on the terminal: one live line where it is one, otherwise a line a block."""
+    """Progress on the terminal: one live line where it is one, otherwise a line now and then."""
+
+    # Seconds between two lines where the output is a file or a pipe.
+    _QUIET_S = 10.0
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -56,6 +106,8 @@ class _Reporter:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("starting", total=None, note="")
+        self.first: int | None = None
+        self.last_line = self.began
 
     def __enter__(self) -> "_Reporter":
         self.bar.start()
@@ -65,24 +117,47 @@ class _Reporter:
         self.bar.stop()
 
     def __call__(self, progress) -> None:
-        known = progress.median_epsilon == progress.median_epsilon
-        note = f"median epsilon {progress.median_epsilon:.3g}" if known else ""
+        now = time.perf_counter()
+        self.first = progress.done if self.first is None else self.first
+        notes = []
+        if progress.done > self.first:
+            notes.append(f"{(progress.done - self.first) / (now - self.began):.3g} trials/s")
+        if progress.seconds_left == progress.seconds_left and progress.done < progress.total:
+            notes.append(f"{_duration(progress.seconds_left)} left")
+        if progress.median_epsilon == progress.median_epsilon:
+            notes.append(f"median epsilon {progress.median_epsilon:.3g}")
         self.bar.update(
             self.task,
             total=progress.total,
             completed=progress.done,
             description=progress.stage,
-            note=note,
+            note=", ".join(notes),
         )
-        if not self.console.is_terminal and progress.stage in ("stored", "already finished"):
-            seconds = time.perf_counter() - self.began
-            self.console.print(
-                f"{progress.done} of {progress.total} trials, {seconds:.0f} s {note}".rstrip(),
-                soft_wrap=True,
+        last = progress.done == progress.total
+        due = last or now - self.last_line > self._QUIET_S
+        if (
+            not self.console.is_terminal
+            and progress.stage in ("stored", "already finished")
+            and due
+        ):
+            self.last_line = now
+            done = f"{progress.done} of {progress.total} trials, {now - self.began:.0f} s"
+            self.console.print(", ".join([done, *notes]), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Rounded, for a reader: 8 s, 12 min, 3.5 h, 2.1 days."""
+    for limit, unit, divisor in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return (
+                f"{seconds / divisor:.0f} {unit}"
+                if divisor < 3600
+                else (f"{seconds / divisor:.1f} {unit}")
             )
+    return f"{seconds / 86_400:.1f} days"
 
 
-def _print_run(run, files: Sequence[Path]) -> None:
+def _print_run(run, files: Sequence[str]) -> None:
     from gaunlearn.report.summary import summarise
 
     print("\n".join(summarise(run)))
@@ -93,20 +168,75 @@ def _print_run(run, files: Sequence[Path]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from gaunlearn.report.figures import draw
+    from gaunlearn.sweep.machine import keep_compiled
     from gaunlearn.sweep.runner import run_sweep
     from gaunlearn.sweep.spec import load_spec
 
-    sweep = load_spec(args.spec)
-    out = Path("results") / sweep.name if args.out is None else args.out
+    keep_compiled()
+    sweep = load_spec(args.spec, args.overrides)
+    out = str(Path("results") / sweep.name) if args.out is None else args.out
     with _Reporter() as reporter:
         run = run_sweep(
             sweep,
             out,
             fresh=args.fresh,
+            shard=args.shard,
             allow_faulty_jax=args.allow_faulty_jax,
             progress=reporter,
         )
     _print_run(run, draw(run))
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from gaunlearn.sweep import machine
+    from gaunlearn.sweep.plan import Limits, largest_memory, survey
+    from gaunlearn.sweep.spec import load_spec
+
+    sweep = load_spec(args.spec, args.overrides)
+    found = survey(sweep)
+    print(f"{sweep.name}: {sweep.question}" if sweep.question else sweep.name)
+    for axis in sweep.grid.axes:
+        names = " with ".join(".".join(name) for name in axis.names)
+        print(f"  axis {names}: {len(axis.points)} values")
+    print(f"{found.trials} trials (evaluations) of {found.trainings} trainings and ", end="")
+    print(f"{found.retrainings} retrainings")
+    print(
+        f"{len(found.programs)} programs to train and {found.evaluation_programs} to evaluate have "
+        "to be compiled, for"
+    )
+    for program in sorted(found.programs, key=str):
+        room, setup = program.room, program.setup
+        print(
+            f"  m up to {room.samples}, n up to {room.neurons}: {program.source}, "
+            f"{setup.model.name}, {setup.optimizer}, {program.dtype}"
+        )
+    limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
+    print(
+        f"memory: up to {largest_memory(sweep, found, limits) / 2**20:.3g} MiB for what a block "
+        f"keeps, and {machine.batch_memory() / 2**20:.3g} MiB for its batches"
+    )
+    print(
+        f"estimated time on two cores: {_duration(found.seconds)}, and "
+        f"{_duration(found.compilation_seconds)} of compilation"
+    )
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from gaunlearn.sweep.spec import question_of
+
+    directory = args.directory
+    if directory is None:
+        beside = Path(__file__).resolve().parent.parent / "sweeps"
+        directory = Path("sweeps") if Path("sweeps").is_dir() else beside
+    files = sorted(directory.glob("*.toml"))
+    if not files:
+        print(f"gaunlearn: {directory}: holds no specifications (*.toml)", file=sys.stderr)
+        return 2
+    for file in files:
+        question, mark, _ = question_of(file).partition("?")
+        print(f"{file}\n    {question}{mark}")
     return 0
 
 
@@ -117,6 +247,45 @@ def _report(args: argparse.Namespace) -> int:
     run = load(args.run_dir)
     _print_run(run, draw(run))
     return 0
+
+
+def _difference(found) -> str:
+    """One cell of the table of differences."""
+    if found is None:
+        return f"{'':>14}"
+    shown = "=" if found.bitwise else f"{found.relative:.0e}"
+    return f"{'BROKEN ' * bool(found.broken) + shown:>14}"
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from gaunlearn.sweep.machine import keep_compiled
+    from gaunlearn.sweep.runner import commit_of_code
+    from gaunlearn.sweep.store import load
+    from gaunlearn.sweep.verify import verify_run
+
+    keep_compiled()
+    verdict = verify_run(
+        load(args.run_dir),
+        sample=args.sample or None,
+        commit=commit_of_code(),
+        any_version=args.any_version,
+    )
+    batch, alone, reference = verdict.trials
+    print(f"{batch} trials in batches, {alone} of them alone, {reference} by NumPy and SciPy")
+    ways = ("in a batch", "alone", "NumPy")
+    found = {(d.column, d.way): d for d in verdict.differences}
+    print("largest difference from what is stored, relative to the value; = is equal bit by bit")
+    print(f"{'column':26}" + "".join(f"{way:>14}" for way in ways))
+    for column in dict.fromkeys(d.column for d in verdict.differences):
+        print(f"{column:26}" + "".join(_difference(found.get((column, way))) for way in ways))
+    for name in verdict.changed:
+        print(f"trial {name}: its row gives another trial: its data or definitions have changed")
+    broken = sorted({name for found in verdict.differences for name in found.broken})
+    for name in broken:
+        columns = [d.column for d in verdict.differences if name in d.broken]
+        print(f"trial {name}: differs in {', '.join(dict.fromkeys(columns))}")
+    print("the contract holds" if verdict.holds else "the contract is BROKEN")
+    return 0 if verdict.holds else 1
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -135,19 +304,24 @@ def _doctor(_: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "plan": _plan,
     "report": _report,
+    "list": _list,
+    "verify": _verify,
     "doctor": _doctor,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    # Before JAX is imported. XLA logs an error for every program that it takes from its cache.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     args = _parser().parse_args(arguments)
     try:
         return _COMMANDS[args.command](args)
     except ValueError as error:
         # SpecError and RunError are the user's to mend; any other ValueError is a bug and shows.
-        from gaunlearn.sweep.spec import SpecError
+        from gaunlearn.sweep.sections import SpecError
         from gaunlearn.sweep.store import RunError
 
         if not isinstance(error, SpecError | RunError):
@@ -155,9 +329,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gaunlearn: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        from gaunlearn.sweep.runner import FaultyJaxError
+        from gaunlearn.sweep.place import StorageError
+        from gaunlearn.sweep.runner import FaultyJaxError, RunFailedError
 
-        if not isinstance(error, FaultyJaxError):
+        if not isinstance(error, FaultyJaxError | RunFailedError | StorageError):
             raise
         print(f"gaunlearn: {error}", file=sys.stderr)
         return 1

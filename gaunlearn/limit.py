@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.cone import descend_on_face, gershgorin, inner, ratio
 from gaunlearn.interior import follow_central_path
-from gaunlearn.models import Model, activation, preactivations, slopes
+from gaunlearn.models import Model, activation, neuron_count, preactivations, slopes
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
@@ -346,7 +346,6 @@ def find_limit(
     Columns in which ``x`` is zero are zero in the limit: there W stays bounded while the rest
     grows.
     """
-    m = x.shape[0]
     rounding = jnp.finfo(weights.dtype).eps
     signed = jnp.where(retain, y, 0.0)[:, None] * x
     lengths = jnp.linalg.norm(signed, axis=1)
@@ -372,9 +371,9 @@ def find_limit(
         lengths=lengths,
         curvature=gershgorin(gram, constrained),
         steepest=steepest,
-        elastic=jnp.maximum(squared_margin, 0.01 * steepest / m),
+        elastic=jnp.maximum(squared_margin, 0.01 * steepest / jnp.maximum(retain.sum(), 1)),
     )
-    near = jnp.abs(z) <= _START_TOL * norm / jnp.sqrt(float(weights.shape[0])) * lengths
+    near = jnp.abs(z) <= _START_TOL * norm / jnp.sqrt(neuron_count(u)) * lengths
     face = _Face(
         jnp.where(near, 0, jnp.where(z > 0, 1, -1)),
         constrained & ((q <= _START_SUPPORT * least) | (least <= 0)),
@@ -408,8 +407,9 @@ def find_limit(
 
     # An independent look at the result: derivatives from the signs, except at kinks.
     z = preactivations(theta, x)
-    size = jnp.linalg.norm(theta) / jnp.sqrt(float(theta.shape[0])) * lengths
+    size = jnp.linalg.norm(theta) / jnp.sqrt(neuron_count(u)) * lengths
     at_kink = (jnp.abs(z) <= _RESIDUAL_UNITS * rounding * size) & model.has_kinks
+    at_kink &= u[:, None] != 0
     c = jnp.where(at_kink, c, jnp.where(retain, slopes(model, z), 0.0) * level)
     epsilon = jnp.linalg.norm(theta - (u[:, None] * c) @ signed)
     delta = jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf))

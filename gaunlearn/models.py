@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 __all__ = [
     "LINEAR",
@@ -21,6 +21,7 @@ __all__ = [
     "activation",
     "leaky_relu",
     "logits",
+    "neuron_count",
     "output_weights",
     "preactivations",
     "slopes",
@@ -71,11 +72,25 @@ def slopes(model: Model, preactivation: Float[Array, "n m"]) -> Float[Array, "n 
     return jnp.where(preactivation > 0, 1.0, model.leak).astype(preactivation.dtype)
 
 
-def output_weights(model: Model, n: int) -> Float[Array, " n"]:
-    """The fixed second layer: [1] for ``linear``, alternating +-1/sqrt(n) otherwise (MYV)."""
+def output_weights(
+    model: Model, n: int, neurons: int | Int[Array, ""] | None = None
+) -> Float[Array, " n"]:
+    """The fixed second layer: [1] for ``linear``, alternating +-1/sqrt(n) otherwise (MYV).
+
+    Args:
+        neurons: if given, only so many of n exist; the others have u_j = 0.
+    """
     if not model.has_kinks:
         return jnp.ones(1)
-    return jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0) / jnp.sqrt(float(n))
+    count = n if neurons is None else neurons
+    place = jnp.arange(n)
+    signs = jnp.where(place % 2 == 0, 1.0, -1.0) / jnp.sqrt(jnp.asarray(count, float))
+    return jnp.where(place < count, signs, 0.0)
+
+
+def neuron_count(u: Float[Array, " n"]) -> Float[Array, ""]:
+    """How many neurons have an output: those with u_j = 0 take part in nothing."""
+    return jnp.sum(u != 0).astype(u.dtype)
 
 
 def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Float[Array, "n m"]:

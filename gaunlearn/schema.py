@@ -1,15 +1,23 @@
-"""Every result column once: name, type, unit, range, meaning and when it has no value.
+"""Every column of a data set once: name, type, unit, range, meaning and when it has no value.
 
-The store writes these into the Parquet field metadata. Columns of swept and fixed parameters come
-from the specification (``sweep.spec``). A value that does not exist is NaN (floats) or null
-(others); a comparison with NaN is false, so it never passes a threshold.
+The store writes these into the Parquet field metadata, and docs/columns.md is made from them. Every
+file has all columns. A result that does not exist is NaN (floats) or null (others), a parameter
+that a trial does not have is null; a comparison with either is never true.
 """
 
 from typing import Literal, NamedTuple
 
-__all__ = ["COLUMNS", "SCHEMA_VERSION", "Column"]
+__all__ = [
+    "COLUMNS",
+    "IDENTITY",
+    "PARAMETERS",
+    "RESULTS",
+    "SCHEMA_VERSION",
+    "Column",
+    "as_markdown",
+]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
@@ -21,6 +29,7 @@ _STATUS = (
 )
 _NO_END = "train_end is limit, and that limit could not be solved for"
 _NOT_RETRAINED = "the retrained model does not separate the retain set"
+_NO_TEST = "there are no fresh samples"
 _FLIPS = f"a retained sign flipped or the interference is 1 or more, or {_NOT_TRAINED}"
 
 
@@ -33,7 +42,6 @@ class Column(NamedTuple):
         meaning: one line; symbols as in the definitions of the README.
         range: unit and range.
         missing: when there is no value; empty if there always is one.
-        needs_test: whether the column exists only for data with a test set.
     """
 
     name: str
@@ -41,11 +49,10 @@ class Column(NamedTuple):
     meaning: str
     range: str
     missing: str = ""
-    needs_test: bool = False
 
 
 def _generalisation(whose: str, missing: str) -> tuple[Column, ...]:
-    unlearnable = f"{missing}" if missing else ""
+    unlearnable = f"{_NO_TEST}, or {missing}"
     return (
         Column(
             f"margin_forget_{whose}",
@@ -64,7 +71,6 @@ def _generalisation(whose: str, missing: str) -> tuple[Column, ...]:
             f"share of fresh samples classified correctly ({whose} model)",
             "0 to 1",
             unlearnable,
-            needs_test=True,
         ),
         Column(
             f"membership_{whose}",
@@ -73,16 +79,55 @@ def _generalisation(whose: str, missing: str) -> tuple[Column, ...]:
             f"({whose} model); its mean over trials is the ROC area of a margin attack",
             "0 to 1, 0.5 is indistinguishable",
             unlearnable,
-            needs_test=True,
         ),
     )
 
 
-COLUMNS: tuple[Column, ...] = (
+IDENTITY: tuple[Column, ...] = (
     Column("trial_id", "string", "hash of the resolved trial", "32 hexadecimal digits"),
+    Column(
+        "training_id",
+        "string",
+        "hash of the trained model: trials that share it share their training",
+        "32 hexadecimal digits",
+    ),
     Column("seed", "int64", "seed of data and initial weights", "0 or more"),
     Column("forget_index", "int32", "index of the forgotten sample", "0 to m - 1"),
     Column("step_fraction", "float64", "ascent step in units of the theorem's", "0 or more"),
+)
+
+_OTHER = "data_kind has no such parameter"
+_OTHER_MODEL = "model_kind has no such parameter"
+PARAMETERS: tuple[Column, ...] = (
+    Column("data_kind", "string", "distribution or source of the data", "a kind of [data]"),
+    Column("m", "int64", "training samples", "2 or more", "data_kind is file"),
+    Column("d", "int64", "dimension of the samples", "1 or more", _OTHER),
+    Column("alpha", "float64", "||mu|| = d^(-1/4 + alpha)", "0 to 1/4", _OTHER),
+    Column("n_test", "int64", "fresh samples", "0 or more", _OTHER),
+    Column("classes", "string", "the two digits, as a JSON list", "two of 0 to 9", _OTHER),
+    Column("data_path", "string", "the user's file, as the specification names it", "text", _OTHER),
+    Column("model_kind", "string", "architecture", "a kind of [model]"),
+    Column("n", "int64", "neurons", "1 or more", _OTHER_MODEL),
+    Column("leak", "float64", "slope of the activation below 0", "0 to 1", _OTHER_MODEL),
+    Column("init_scale", "float64", "norm of a neuron's initial weights (root mean square)", "> 0"),
+    Column("train_end", "string", "how training and retraining end", "descent or limit"),
+    Column("optimizer", "string", "what takes the steps", "normalized_gd or gd"),
+    Column("loss", "string", "loss summed over samples", "logistic or exponential"),
+    Column("step_size", "float64", "learning rate", "> 0"),
+    Column("max_steps", "int64", "steps after which descent stops", "1 or more"),
+    Column(
+        "target_log_loss", "float64", "log of the loss at which descent stops", "real", "not given"
+    ),
+    Column("target_epsilon", "float64", "epsilon at which descent stops", "> 0", "not given"),
+    Column("check_every", "int64", "steps between two looks at the targets", "1 or more"),
+    Column("retrain_init", "string", "initial weights of retraining", "fresh or same"),
+    Column("kinks", "string", "how certificates treat ReLU's kinks", "handled or ignored"),
+    Column("kink_tols", "string", "ladder of kink tolerances, as a JSON list", "each 0 to 1"),
+    Column("tau_budget", "float64", "tau that a certificate may cost", "0 or more"),
+    Column("dtype", "string", "precision of all computations", "float64 or float32"),
+)
+
+RESULTS: tuple[Column, ...] = (
     Column("psi", "float64", "max | ||x_i||^2 - 1 |", "0 or more"),
     Column("phi", "float64", "max |<x_i, x_k>| over pairs of samples", "0 or more"),
     Column("eps_d", "float64", "4 m n phi (two_layer_relu), 4 m phi (linear)", "0 or more"),
@@ -261,7 +306,28 @@ COLUMNS: tuple[Column, ...] = (
         "float64",
         "share of fresh samples to which unlearned and retrained model give different signs",
         "0 to 1",
-        _NOT_TRAINED,
-        needs_test=True,
+        f"{_NO_TEST}, or {_NOT_TRAINED}",
     ),
 )
+
+COLUMNS = (*IDENTITY, *PARAMETERS, *RESULTS)
+
+
+def as_markdown() -> str:
+    """The columns as tables: the text of docs/columns.md."""
+    lines = ["# Columns", "", f"Schema version {SCHEMA_VERSION}. Every file has all columns."]
+    for title, columns in (
+        ("Identity", IDENTITY),
+        ("Parameters", PARAMETERS),
+        ("Results", RESULTS),
+    ):
+        lines += ["", f"## {title}", "", "| column | type | meaning | range | no value |"]
+        lines.append("|---|---|---|---|---|")
+        for column in columns:
+            cells = (f"`{column.name}`", *column[1:])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

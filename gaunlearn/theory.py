@@ -6,9 +6,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.models import Model, logits, preactivations, slopes
+from gaunlearn.models import Model, logits, neuron_count, preactivations, slopes
 
 __all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
+
+# A pre-activation of so many units of rounding, relative to the network's scale, is zero.
+_ZERO_UNITS = 100
 
 
 class DataConditions(NamedTuple):
@@ -25,12 +28,14 @@ class DataConditions(NamedTuple):
     eps_d: Float[Array, ""]
 
 
-def data_conditions(model: Model, n: int, x: Float[Array, "m r"]) -> DataConditions:
-    """psi, phi and eps_d of the samples (n is 1 for the linear model)."""
-    m = x.shape[0]
+def data_conditions(
+    model: Model, u: Float[Array, " n"], x: Float[Array, "m r"], present: Bool[Array, " m"]
+) -> DataConditions:
+    """psi, phi and eps_d of the samples that are ``present``; absent ones are to be zero."""
+    m, n = present.sum().astype(x.dtype), neuron_count(u)
     gram = x @ x.T
-    diagonal = jnp.eye(m, dtype=bool)
-    psi = jnp.max(jnp.abs(jnp.diagonal(gram) - 1))
+    diagonal = jnp.eye(x.shape[0], dtype=bool)
+    psi = jnp.max(jnp.where(present, jnp.abs(jnp.diagonal(gram) - 1), 0.0))
     phi = jnp.max(jnp.where(diagonal, 0.0, jnp.abs(gram)))
     return DataConditions(psi, phi, 4 * m * n * phi if model.has_kinks else 4 * m * phi)
 
@@ -63,6 +68,7 @@ def ascent_bound(
     x: Float[Array, "m r"],
     y: Float[Array, " m"],
     forget: Bool[Array, " m"],
+    retain: Bool[Array, " m"],
     step_fraction: Float[Array, ""],
 ) -> AscentBound:
     """Bound the ascent step's outcome from what is known before it.
@@ -82,16 +88,22 @@ def ascent_bound(
         theta: trained weights, normalised to least margin 1 on the full training set.
         multipliers: its dual variables.
         coefficients: c_ji that defined the ascent step.
-        forget: the forget set; all other samples are retained.
+        forget, retain: the two parts of the training set.
     """
     signed = y[:, None] * x
-    retain = ~forget
+    # At a kink a pre-activation is zero but for rounding, whose sign means nothing.
+    noise = _ZERO_UNITS * jnp.finfo(theta.dtype).eps * jnp.linalg.norm(theta)
+    noise = noise / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+
+    def slopes_of(z):
+        return slopes(model, jnp.where(jnp.abs(z) <= noise, 0.0, z))
+
     z = preactivations(theta, x)
-    derivative = slopes(model, z)
+    derivative = slopes_of(z)
     directions = jnp.where(forget, coefficients, 0.0)
     theta_hat = theta - step_fraction * (u[:, None] * directions) @ signed
     z_hat = preactivations(theta_hat, x)
-    derivative_after = slopes(model, z_hat)
+    derivative_after = slopes_of(z_hat)
     sign_flips = jnp.sum((derivative != derivative_after) & retain)
 
     # <h_i, v_r> = y_i (x_i . x_r) y_r sum_j u_j^2 derivative_ji c_jr

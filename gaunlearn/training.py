@@ -7,7 +7,7 @@ same by a loss-based learning rate).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,22 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.losses import Loss, log_total_loss, relative_slopes
 from gaunlearn.models import Model, logits, preactivations
+from gaunlearn.types import AnyArray
 
-__all__ = ["OPTIMIZERS", "Trained", "TrainingConfig", "margins", "scale_by_loss", "train"]
+__all__ = [
+    "OPTIMIZERS",
+    "Descent",
+    "DescentState",
+    "Trained",
+    "TrainingConfig",
+    "margins",
+    "scale_by_loss",
+    "train",
+]
 
 
 class TrainingConfig(NamedTuple):
-    """What fixes a training program.
+    """What a descent is. Numbers may be traced, but for ``check_every``.
 
     Attributes:
         loss: the loss summed over samples.
@@ -31,17 +41,17 @@ class TrainingConfig(NamedTuple):
         max_steps: stop after so many steps.
         target_log_loss: stop when log L is at most this; -inf never stops.
         target_epsilon: stop when the KKT residual epsilon is at most this; 0 never stops.
-        check_every: how many steps lie between two looks at the targets.
+        check_every: how many steps lie between two looks.
         until_settled: also stop once the samples are separated and no same-sign pair has changed
-            its sign during the last half of the steps (looked at every ``check_every`` steps).
+            its sign during the last half of the steps.
     """
 
     loss: Loss
     optimizer: str
-    step_size: float
-    max_steps: int
-    target_log_loss: float = -jnp.inf
-    target_epsilon: float = 0.0
+    step_size: float | Float[AnyArray, ""]
+    max_steps: int | Int[AnyArray, ""]
+    target_log_loss: float | Float[AnyArray, ""] = -jnp.inf
+    target_epsilon: float | Float[AnyArray, ""] = 0.0
     check_every: int = 100
     until_settled: bool = False
 
@@ -55,14 +65,33 @@ class Trained(NamedTuple):
         log_loss: log L, L summed over the kept samples.
         settled: whether no same-sign pair (y_i u_j > 0) of a kept sample has changed the sign of
             its pre-activation during the last half of the steps, as far as looks every
-            ``check_every`` steps tell; without a target or ``until_settled``, as a comparison of
-            the middle with the end tells.
+            ``check_every`` steps tell.
     """
 
     weights: Float[Array, "n r"]
     steps: Int[Array, ""]
     log_loss: Float[Array, ""]
     settled: Bool[Array, ""]
+
+
+class DescentState(NamedTuple):
+    """A descent between two looks.
+
+    Attributes:
+        parameters: what the steps are taken on (see ``Descent``).
+        optimizer: optax's state.
+        steps: steps taken.
+        signs: which same-sign pairs were active at the last look.
+        last_change: the first look, in steps, since which they have not changed.
+        ended: whether no further step is to be taken.
+    """
+
+    parameters: Array
+    optimizer: Any
+    steps: Int[Array, ""]
+    signs: Bool[Array, "n m"]
+    last_change: Int[Array, ""]
+    ended: Bool[Array, ""]
 
 
 def scale_by_loss() -> optax.GradientTransformationExtraArgs:
@@ -75,7 +104,7 @@ def scale_by_loss() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformationExtraArgs]] = {
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformationExtraArgs]] = {
     "gd": lambda step_size: optax.chain(scale_by_loss(), optax.sgd(step_size)),
     "normalized_gd": lambda step_size: optax.with_extra_args_support(optax.sgd(step_size)),
 }
@@ -92,6 +121,120 @@ def margins(
     return y * logits(model, preactivations(weights, x), u)
 
 
+class Descent:
+    """One descent in rounds of ``check_every`` steps, so that a batch can replace a lane that has
+    ended by one that waits. ``train`` runs it by itself.
+
+    Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
+    gradient: with the Gram matrix, a step on C costs one product where one on W costs two. For
+    m > 2 r steps are taken on W. The derivative of ReLU at 0 is taken to be 0.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainingConfig,
+        weights: Float[Array, "n r"],
+        u: Float[Array, " n"],
+        x: Float[Array, "m r"],
+        y: Float[Array, " m"],
+        keep: Bool[Array, " m"],
+        epsilon_of: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self.model, self.config, self.epsilon_of = model, config, epsilon_of
+        self.weights, self.u, self.x, self.y, self.keep = weights, u, x, y, keep
+        m, r = x.shape
+        self.in_gram = m <= 2 * r
+
+    def _weights_of(self, parameters: Array) -> Float[Array, "n r"]:
+        return self.weights + parameters @ self.x if self.in_gram else parameters
+
+    def _log_loss(self, weights: Float[Array, "n r"]) -> Float[Array, ""]:
+        q = margins(self.model, weights, self.u, self.x, self.y)
+        return log_total_loss(self.config.loss, q, self.keep)
+
+    def _signs(self, weights: Float[Array, "n r"]) -> Bool[Array, "n m"]:
+        # For the linear model nothing can change.
+        same_sign = self.keep & (self.y * self.u[:, None] > 0) & self.model.has_kinks
+        return (preactivations(weights, self.x) > 0) & same_sign
+
+    def _target_met(
+        self, weights: Float[Array, "n r"], log_loss: Float[Array, ""], settled: Bool[Array, ""]
+    ) -> Bool[Array, ""]:
+        met = log_loss <= self.config.target_log_loss
+        if self.epsilon_of is not None:
+            met |= self.epsilon_of(weights) <= self.config.target_epsilon
+        if self.config.until_settled:
+            q = margins(self.model, weights, self.u, self.x, self.y)
+            met |= settled & (jnp.min(jnp.where(self.keep, q, jnp.inf)) > 0)
+        return met
+
+    def begin(self) -> DescentState:
+        """Before the first step."""
+        shape = (len(self.u), self.x.shape[0])
+        dtype = self.weights.dtype
+        parameters = jnp.zeros(shape, dtype) if self.in_gram else self.weights
+        optimizer = OPTIMIZERS[self.config.optimizer](0.0)
+        nothing = jnp.asarray(0)
+        met = self._target_met(self.weights, self._log_loss(self.weights), jnp.asarray(False))
+        return DescentState(
+            parameters=parameters,
+            optimizer=optimizer.init(parameters),
+            steps=nothing,
+            signs=self._signs(self.weights),
+            last_change=nothing,
+            ended=met | (self.config.max_steps <= 0),
+        )
+
+    def one_round(self, state: DescentState) -> DescentState:
+        """``check_every`` steps, or what is left of ``max_steps``, and a look. Diverged weights
+        (log L is not a number) end the descent. Not to be called on one that has ended.
+        """
+        config, x, y = self.config, self.x, self.y
+        m = x.shape[0]
+        if self.in_gram:
+            features, first_z = x @ x.T, preactivations(self.weights, x)
+        else:
+            features, first_z = x.T, jnp.zeros((len(self.u), m), self.weights.dtype)
+        count = jnp.minimum(config.check_every, config.max_steps - state.steps)
+
+        def step(place, carry):
+            parameters, optimizer_state = carry
+            # A round is as long for every lane of a batch; those near their end stand still.
+            size = jnp.where(place < count, config.step_size, 0.0).astype(x.dtype)
+            optimizer = OPTIMIZERS[config.optimizer](size)
+            z = first_z + parameters @ features
+            outputs, pullback = jax.vjp(lambda z: logits(self.model, z, self.u), z)
+            slopes, log_loss = relative_slopes(config.loss, y * outputs, self.keep)
+            (gradient,) = pullback(-slopes * y)
+            gradient = gradient if self.in_gram else gradient @ x
+            updates, optimizer_state = optimizer.update(
+                gradient, optimizer_state, parameters, log_loss=log_loss
+            )
+            return optax.apply_updates(parameters, updates), optimizer_state
+
+        length = config.check_every
+        if isinstance(config.max_steps, int):
+            length = min(length, config.max_steps)
+        parameters, optimizer_state = jax.lax.fori_loop(
+            0, length, step, (state.parameters, state.optimizer)
+        )
+        steps = state.steps + count
+        reached = self._weights_of(parameters)
+        signs = self._signs(reached)
+        last_change = jnp.where(jnp.any(signs != state.signs), steps, state.last_change)
+        log_loss = self._log_loss(reached)
+        met = self._target_met(reached, log_loss, steps >= 2 * last_change)
+        ended = met | (steps >= config.max_steps) | ~(log_loss < jnp.inf)
+        return DescentState(parameters, optimizer_state, steps, signs, last_change, ended)
+
+    def result(self, state: DescentState) -> Trained:
+        """What the descent has reached."""
+        reached = self._weights_of(state.parameters)
+        settled = state.steps >= 2 * state.last_change
+        return Trained(reached, state.steps, self._log_loss(reached), settled)
+
+
 def train(
     model: Model,
     config: TrainingConfig,
@@ -105,7 +248,7 @@ def train(
     """Descend on the loss summed over the samples in ``keep``, from ``weights``.
 
     Stops at ``max_steps`` or, looking every ``check_every`` steps, at the first target that is
-    met. The derivative of ReLU at 0 is taken to be 0.
+    met.
 
     Args:
         epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
@@ -113,80 +256,10 @@ def train(
     Raises:
         ValueError: a positive ``target_epsilon`` without ``epsilon_of``.
     """
-    if config.target_epsilon > 0 and epsilon_of is None:
+    target = config.target_epsilon
+    if epsilon_of is None and isinstance(target, float | int) and target > 0:
         raise ValueError("target_epsilon needs epsilon_of, a function from weights to epsilon")
-    optimizer = OPTIMIZERS[config.optimizer](config.step_size)
-
-    # Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
-    # gradient: with the Gram matrix, a step on C costs one product where one on W costs two.
-    m, r = x.shape
-    in_gram = m <= 2 * r
-    if in_gram:
-        features, first_z, first = x @ x.T, preactivations(weights, x), jnp.zeros((len(u), m))
-        first = first.astype(weights.dtype)
-    else:
-        features, first_z, first = x.T, jnp.zeros((len(u), m)), weights
-
-    def weights_of(parameters):
-        return weights + parameters @ x if in_gram else parameters
-
-    def step(_, carry):
-        parameters, state = carry
-        z = first_z + parameters @ features
-        outputs, pullback = jax.vjp(lambda z: logits(model, z, u), z)
-        slopes, log_loss = relative_slopes(config.loss, y * outputs, keep)
-        (gradient,) = pullback(-slopes * y)
-        gradient = gradient if in_gram else gradient @ x
-        updates, state = optimizer.update(gradient, state, parameters, log_loss=log_loss)
-        return optax.apply_updates(parameters, updates), state
-
-    def final_log_loss(weights):
-        return log_total_loss(config.loss, margins(model, weights, u, x, y), keep)
-
-    def signs(weights):
-        # For the linear model nothing can change.
-        same_sign = keep & (y * u[:, None] > 0) & model.has_kinks
-        return (preactivations(weights, x) > 0) & same_sign
-
-    carry = (first, optimizer.init(first))
-    targets = config.target_epsilon > 0 or config.target_log_loss > -jnp.inf
-    if not (targets or config.until_settled):
-        half = config.max_steps // 2
-        carry = jax.lax.fori_loop(0, half, step, carry)
-        earlier = signs(weights_of(carry[0]))
-        carry = jax.lax.fori_loop(half, config.max_steps, step, carry)
-        ended = weights_of(carry[0])
-        settled = jnp.all(signs(ended) == earlier)
-        steps = jnp.asarray(config.max_steps)
-        return Trained(ended, steps, final_log_loss(ended), settled)
-
-    def target_met(weights, settled):
-        met = final_log_loss(weights) <= config.target_log_loss
-        if epsilon_of is not None and config.target_epsilon > 0:
-            met |= epsilon_of(weights) <= config.target_epsilon
-        if config.until_settled:
-            least = jnp.min(jnp.where(keep, margins(model, weights, u, x, y), jnp.inf))
-            met |= settled & (least > 0)
-        return met
-
-    # Targets are looked at between rounds: a predicate after every step would make every step of
-    # a vmapped loop select between old and new weights.
-    def round_of_steps(state):
-        carry, steps, last_signs, last_change, _ = state
-        count = jnp.minimum(config.check_every, config.max_steps - steps)
-        carry = jax.lax.fori_loop(0, count, step, carry)
-        steps = steps + count
-        reached = weights_of(carry[0])
-        new_signs = signs(reached)
-        last_change = jnp.where(jnp.any(new_signs != last_signs), steps, last_change)
-        met = target_met(reached, steps >= 2 * last_change)
-        return carry, steps, new_signs, last_change, met
-
-    nothing_yet = target_met(weights, jnp.asarray(False))
-    (parameters, _), steps, _, last_change, _ = jax.lax.while_loop(
-        lambda state: (state[1] < config.max_steps) & ~state[4],
-        round_of_steps,
-        (carry, jnp.asarray(0), signs(weights), jnp.asarray(0), nothing_yet),
+    descent = Descent(model, config, weights, u, x, y, keep, epsilon_of)
+    return descent.result(
+        jax.lax.while_loop(lambda state: ~state.ended, descent.one_round, descent.begin())
     )
-    ended = weights_of(parameters)
-    return Trained(ended, steps, final_log_loss(ended), steps >= 2 * last_change)

@@ -2,24 +2,24 @@
 
 The stages are separate functions because a sweep shares them: one training serves every forget
 set, one pair of retrainings every step fraction (DESIGN 3.4). ``Setup`` holds what is static, and
-so defines a compiled program; all else is traced. Keys of the returned dictionaries are column
-names of ``schema``.
+so defines a compiled program; all else, ``Settings`` among it, is traced and may differ from one
+lane of a batch to the next. Keys of the returned dictionaries are column names of ``schema``.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import IGNORED_KINKS, Certificate, certify, one_minus_cosine
+from gaunlearn.certificate import Certificate, certify, one_minus_cosine
 from gaunlearn.limit import Limit, find_limit
+from gaunlearn.losses import Loss
 from gaunlearn.metrics import accuracy, disagreement, membership
-from gaunlearn.models import Model, logits, output_weights, preactivations
+from gaunlearn.models import Model, logits, preactivations
 from gaunlearn.theory import ascent_bound, data_conditions
-from gaunlearn.training import TrainingConfig, margins, train
-from gaunlearn.types import Problem
+from gaunlearn.training import Descent, Trained, TrainingConfig, margins
+from gaunlearn.types import AnyArray, Problem
 from gaunlearn.unlearning import ascent_direction
 
 __all__ = [
@@ -27,16 +27,24 @@ __all__ = [
     "FRESH_AGAIN",
     "INITIALISATIONS",
     "ORIGINAL",
+    "Settings",
     "Setup",
     "TrainedModel",
+    "ascend",
     "certify_stage",
-    "evaluate_stage",
-    "train_stage",
+    "compare_stage",
+    "descent_of",
+    "finish_training",
+    "fresh_logits",
+    "unlearn_stage",
 ]
 
 # Places in Problem.initial_weights: the trained model's, and two fresh ones to retrain from.
 ORIGINAL, FRESH, FRESH_AGAIN = 0, 1, 2
 INITIALISATIONS = 3
+
+# A logit or margin of so many units of rounding, relative to the network's scale, is zero.
+_ZERO_UNITS = 100
 
 
 class Setup(NamedTuple):
@@ -44,19 +52,38 @@ class Setup(NamedTuple):
 
     Attributes:
         model: the architecture.
-        n: neurons; 1 for the linear model.
-        training: the descent, the same for training and retraining.
+        loss: the loss summed over samples.
+        optimizer: a key of ``training.OPTIMIZERS``.
+        check_every: steps between two looks at the descent.
         to_limit: whether the limit of the descent takes the place of its end.
+        to_epsilon: whether the descent may end at ``Settings.target_epsilon``.
+        kinks: whether certificates handle kinks or ignore them.
+    """
+
+    model: Model
+    loss: Loss
+    optimizer: str
+    check_every: int
+    to_limit: bool
+    to_epsilon: bool
+    kinks: bool
+
+
+class Settings(NamedTuple):
+    """What lanes of one program may differ in.
+
+    Attributes:
+        step_size, max_steps, target_log_loss, target_epsilon: see ``training.TrainingConfig``.
         kink_tols: ladder of kink tolerances, or ``certificate.IGNORED_KINKS``.
         tau_budget: how much tau a certificate may cost.
     """
 
-    model: Model
-    n: int
-    training: TrainingConfig
-    to_limit: bool
-    kink_tols: tuple[float, ...]
-    tau_budget: float
+    step_size: Float[AnyArray, ""]
+    max_steps: Int[AnyArray, ""]
+    target_log_loss: Float[AnyArray, ""]
+    target_epsilon: Float[AnyArray, ""]
+    kink_tols: Float[AnyArray, " l"]
+    tau_budget: Float[AnyArray, ""]
 
 
 class TrainedModel(NamedTuple):
@@ -80,49 +107,85 @@ class TrainedModel(NamedTuple):
 
 
 def _certify(
-    setup: Setup, problem: Problem, weights: Float[Array, "n r+k"], keep: Bool[Array, " m"]
+    setup: Setup,
+    settings: Settings,
+    problem: Problem,
+    weights: Float[Array, "n r+k"],
+    keep: Bool[Array, " m"],
 ) -> Certificate:
     return certify(
         setup.model,
         weights,
-        output_weights(setup.model, setup.n),
+        problem.u,
         problem.x,
         problem.y,
         keep,
-        jnp.asarray(setup.kink_tols),
-        jnp.asarray(setup.tau_budget),
+        jnp.asarray(settings.kink_tols),
+        jnp.asarray(settings.tau_budget),
     )
 
 
-def train_stage(
-    setup: Setup, problem: Problem, start: Int[Array, ""], keep: Bool[Array, " m"]
-) -> TrainedModel:
-    """Train on the samples in ``keep`` from initialisation number ``start``, and solve for where
-    that leads.
-
-    The coordinates outside the samples' span never change, so descent leaves them out. In the
-    limit they are zero: they stay as they are while the others grow.
-    """
-    u = output_weights(setup.model, setup.n)
+def _split(
+    problem: Problem, start: Int[Array, ""]
+) -> tuple[Float[Array, "n r"], Float[Array, "n k"]]:
+    """Initial weights inside and outside the samples' span."""
     initial = problem.initial_weights[start]
     r = problem.x.shape[1] - problem.initial_weights.shape[0]
-    outside = initial[:, r:]
+    return initial[:, :r], initial[:, r:]
 
-    def whole(inside):
-        return jnp.concatenate([inside, outside], axis=1)
 
-    trained = train(
+def descent_of(
+    setup: Setup,
+    settings: Settings,
+    problem: Problem,
+    start: Int[Array, ""],
+    keep: Bool[Array, " m"],
+) -> Descent:
+    """Descent on the samples in ``keep`` from initialisation number ``start``.
+
+    The coordinates outside the samples' span never change, so descent leaves them out.
+    """
+    inside, outside = _split(problem, start)
+
+    def epsilon_of(weights):
+        whole = jnp.concatenate([weights, outside], axis=1)
+        return _certify(setup, settings, problem, whole, keep).epsilon
+
+    return Descent(
         setup.model,
-        setup.training,
-        initial[:, :r],
-        u,
-        problem.x[:, :r],
+        TrainingConfig(
+            loss=setup.loss,
+            optimizer=setup.optimizer,
+            step_size=settings.step_size,
+            max_steps=settings.max_steps,
+            target_log_loss=settings.target_log_loss,
+            target_epsilon=settings.target_epsilon,
+            check_every=setup.check_every,
+            until_settled=setup.to_limit,
+        ),
+        inside,
+        problem.u,
+        problem.x[:, : inside.shape[1]],
         problem.y,
         keep,
-        epsilon_of=lambda inside: _certify(setup, problem, whole(inside), keep).epsilon,
+        epsilon_of if setup.to_epsilon else None,
     )
-    ended = whole(trained.weights)
-    limit = find_limit(setup.model, ended, u, problem.x, problem.y, keep)
+
+
+def finish_training(
+    setup: Setup,
+    problem: Problem,
+    start: Int[Array, ""],
+    keep: Bool[Array, " m"],
+    trained: Trained,
+) -> TrainedModel:
+    """Add what lies outside the span, and solve for where the descent leads.
+
+    In the limit those coordinates are zero: they stay as they are while the others grow.
+    """
+    _, outside = _split(problem, start)
+    ended = jnp.concatenate([trained.weights, outside], axis=1)
+    limit = find_limit(setup.model, ended, problem.u, problem.x, problem.y, keep)
     return TrainedModel(
         weights=limit.weights if setup.to_limit else ended,
         steps=trained.steps,
@@ -134,15 +197,19 @@ def train_stage(
 
 
 def certify_stage(
-    setup: Setup, problem: Problem, trained: TrainedModel, keep: Bool[Array, " m"]
+    setup: Setup,
+    settings: Settings,
+    problem: Problem,
+    trained: TrainedModel,
+    keep: Bool[Array, " m"],
 ) -> Certificate:
     """A trained model's certificate on the samples that it was trained on.
 
     That of a limit is what the limit solver found it with: exact, and with tau = 0.
     """
     limit = trained.limit
-    if not setup.to_limit or setup.kink_tols == IGNORED_KINKS:
-        return _certify(setup, problem, trained.weights, keep)
+    if not (setup.to_limit and setup.kinks):
+        return _certify(setup, settings, problem, trained.weights, keep)
     return Certificate(
         epsilon=limit.epsilon,
         delta=limit.delta,
@@ -158,7 +225,55 @@ def certify_stage(
     )
 
 
-def evaluate_stage(
+def _without_noise(
+    problem: Problem,
+    weights: Float[Array, "n r+k"],
+    x: Float[Array, "t r+k"],
+    outputs: Float[Array, " t"],
+) -> Float[Array, " t"]:
+    """Logits or margins, 0 where they are rounding: neurons that unlearning takes to zero leave
+    some, and its sign is nobody's class.
+    """
+    scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * jnp.linalg.norm(x, axis=1)
+    noise = _ZERO_UNITS * jnp.finfo(outputs.dtype).eps * scale
+    return jnp.where(jnp.abs(outputs) <= noise, 0.0, outputs)
+
+
+def fresh_logits(
+    setup: Setup, problem: Problem, weights: Float[Array, "n r+k"], start: Int[Array, ""]
+) -> Float[Array, " t"]:
+    """Logits on the test set of weights trained from initialisation number ``start``."""
+    z = preactivations(weights, problem.x_test)
+    # What initial weights have outside the samples' span; nothing of it is left in a limit.
+    z = z if setup.to_limit else z + problem.test_offset[start]
+    return _without_noise(problem, weights, problem.x_test, logits(setup.model, z, problem.u))
+
+
+def _generalisation(
+    setup: Setup,
+    problem: Problem,
+    weights: Float[Array, "n r+k"],
+    start: Int[Array, ""],
+    forget_index: Int[Array, ""],
+    whose: str,
+) -> dict[str, Array]:
+    """Forget margin in units of the least retained one; accuracy and membership."""
+    q = margins(setup.model, weights, problem.u, problem.x, problem.y)
+    q = _without_noise(problem, weights, problem.x, q)
+    retain = problem.present & (jnp.arange(q.shape[0]) != forget_index)
+    least = jnp.min(jnp.where(retain, q, jnp.inf))
+    found = {"margin_forget": q[forget_index] / jnp.where(least > 0, least, jnp.nan)}
+    if problem.y_test.shape[0]:
+        fresh = fresh_logits(setup, problem, weights, start)
+        known = jnp.isfinite(q[forget_index])
+        found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
+        found["membership"] = jnp.where(
+            known, membership(q[forget_index], problem.y_test * fresh), jnp.nan
+        )
+    return {f"{name}_{whose}": value for name, value in found.items()}
+
+
+def compare_stage(
     setup: Setup,
     problem: Problem,
     trained: TrainedModel,
@@ -168,55 +283,17 @@ def evaluate_stage(
     retrained_start: Int[Array, ""],
     retrained_again: TrainedModel,
     forget_index: Int[Array, ""],
-    step_fractions: Float[Array, " f"],
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Forget one sample at every step fraction and compare with the retrained model.
+) -> dict[str, Array]:
+    """What holds for every ascent step: data, trained and retrained model.
 
     Args:
         original: the trained model's certificate on all samples.
         reference: the retrained model's, on the retain set.
         retrained_start: the number of the initialisation that it was retrained from.
         retrained_again: one retrained from another, for ``tau_retrain_floor``.
-
-    Returns:
-        Two dictionaries: scalars, which hold for every step fraction, and arrays (f,).
     """
-    model, u = setup.model, output_weights(setup.model, setup.n)
-    x, y = problem.x, problem.y
-    forget = jnp.arange(y.shape[0]) == forget_index
-    retain = ~forget
-    has_test = problem.y_test.shape[0] > 0
-
-    def test_logits(weights, start):
-        z = preactivations(weights, problem.x_test)
-        # What initial weights have outside the samples' span; nothing of it is left in a limit.
-        return logits(model, z if setup.to_limit else z + problem.test_offset[start], u)
-
-    def least_retained(q):
-        least = jnp.min(jnp.where(retain, q, jnp.inf))
-        return jnp.where(least > 0, least, jnp.nan)
-
-    def generalisation(weights, start):
-        """Forget margin in units of the least retained one; accuracy, membership, logits."""
-        q = margins(model, weights, u, x, y)
-        found = {"margin_forget": q[forget_index] / least_retained(q)}
-        if not has_test:
-            return found, None
-        fresh = test_logits(weights, start)
-        known = jnp.isfinite(q[forget_index])
-        found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
-        found["membership"] = jnp.where(
-            known, membership(q[forget_index], problem.y_test * fresh), jnp.nan
-        )
-        return found, fresh
-
-    def named(found, whose):
-        return {f"{name}_{whose}": value for name, value in found.items()}
-
-    retrained_quality, retrained_logits = generalisation(retrained.weights, retrained_start)
-    original_quality, _ = generalisation(trained.weights, jnp.asarray(ORIGINAL))
-    conditions = data_conditions(model, setup.n, x)
-    shared = {
+    conditions = data_conditions(setup.model, problem.u, problem.x, problem.present)
+    return {
         **conditions._asdict(),
         "epsilon_train": original.epsilon,
         "delta_train": original.delta,
@@ -237,55 +314,98 @@ def evaluate_stage(
         "tau_retrain_limit": retrained.tau_limit,
         "limit_status_retrain": retrained.limit.status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
-        **named(original_quality, "original"),
-        **named(retrained_quality, "retrained"),
+        **_generalisation(
+            setup, problem, trained.weights, jnp.asarray(ORIGINAL), forget_index, "original"
+        ),
+        **_generalisation(
+            setup, problem, retrained.weights, retrained_start, forget_index, "retrained"
+        ),
     }
 
-    least = jnp.min(margins(model, trained.weights, u, x, y))
-    theta = trained.weights / jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
+
+def ascend(
+    setup: Setup,
+    problem: Problem,
+    trained: TrainedModel,
+    original: Certificate,
+    forget_index: Int[Array, ""],
+    step_fraction: Float[Array, ""],
+) -> Float[Array, "n r+k"]:
+    """The unlearned weights, at the trained scale, so that the test offset of the initialisation
+    still fits; NaN if the trained model has no certificate.
+    """
+    x, y, u = problem.x, problem.y, problem.u
+    forget = jnp.arange(y.shape[0]) == forget_index
+    q = margins(setup.model, trained.weights, u, x, y)
+    least = jnp.min(jnp.where(problem.present, q, jnp.inf))
     direction = ascent_direction(original, u, x, y, forget)
+    scale = least ** (1 / setup.model.homogeneity)
+    unlearned = trained.weights - step_fraction * scale * direction
+    return jnp.where(original.separated, unlearned, jnp.nan)
 
-    def at_fraction(step_fraction):
-        # At the trained scale, so that the test offset of the initialisation still fits.
-        unlearned = trained.weights - step_fraction * least ** (1 / model.homogeneity) * direction
-        unlearned = jnp.where(original.separated, unlearned, jnp.nan)
-        certificate = _certify(setup, problem, unlearned, retain)
-        limit = find_limit(model, unlearned, u, x, y, retain)
-        bound = ascent_bound(
-            model,
-            theta,
-            original.multipliers,
-            original.coefficients,
-            u,
-            x,
-            y,
-            forget,
-            step_fraction,
+
+def unlearn_stage(
+    setup: Setup,
+    settings: Settings,
+    problem: Problem,
+    trained: TrainedModel,
+    original: Certificate,
+    retrained: TrainedModel,
+    reference: Certificate,
+    retrained_start: Int[Array, ""],
+    forget_index: Int[Array, ""],
+    step_fraction: Float[Array, ""],
+) -> dict[str, Array]:
+    """Forget one sample by a step of one size, certify, and compare with the retrained model.
+
+    Arguments as of ``compare_stage``.
+    """
+    model, u, x, y = setup.model, problem.u, problem.x, problem.y
+    forget = problem.present & (jnp.arange(y.shape[0]) == forget_index)
+    retain = problem.present & ~forget
+    q = margins(model, trained.weights, u, x, y)
+    least = jnp.min(jnp.where(problem.present, q, jnp.inf))
+    theta = trained.weights / jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
+    unlearned = ascend(setup, problem, trained, original, forget_index, step_fraction)
+    certificate = _certify(setup, settings, problem, unlearned, retain)
+    limit = find_limit(model, unlearned, u, x, y, retain)
+    bound = ascent_bound(
+        model,
+        theta,
+        original.multipliers,
+        original.coefficients,
+        u,
+        x,
+        y,
+        forget,
+        retain,
+        step_fraction,
+    )
+    start = jnp.asarray(ORIGINAL)
+    found = {
+        "separated": certificate.separated,
+        "epsilon": certificate.epsilon,
+        "delta": certificate.delta,
+        "tau": certificate.tau,
+        "kink_tol": certificate.kink_tol,
+        "kink_pairs": certificate.kink_pairs,
+        "kkt_gap": certificate.gap,
+        "epsilon_limit": limit.epsilon,
+        "delta_limit": limit.delta,
+        "tau_limit": one_minus_cosine(unlearned, limit.weights),
+        "limit_status_unlearned": limit.status,
+        "tau_retrain": one_minus_cosine(unlearned, reference.weights),
+        "sign_flips": bound.sign_flips,
+        "epsilon_inherited": bound.epsilon,
+        "delta_inherited": bound.delta,
+        "bound_epsilon": bound.bound_epsilon,
+        "bound_delta": bound.bound_delta,
+        **_generalisation(setup, problem, unlearned, start, forget_index, "unlearned"),
+    }
+    if problem.y_test.shape[0]:
+        differ = disagreement(
+            fresh_logits(setup, problem, unlearned, start),
+            fresh_logits(setup, problem, retrained.weights, retrained_start),
         )
-        quality, fresh = generalisation(unlearned, jnp.asarray(ORIGINAL))
-        found = {
-            "separated": certificate.separated,
-            "epsilon": certificate.epsilon,
-            "delta": certificate.delta,
-            "tau": certificate.tau,
-            "kink_tol": certificate.kink_tol,
-            "kink_pairs": certificate.kink_pairs,
-            "kkt_gap": certificate.gap,
-            "epsilon_limit": limit.epsilon,
-            "delta_limit": limit.delta,
-            "tau_limit": one_minus_cosine(unlearned, limit.weights),
-            "limit_status_unlearned": limit.status,
-            "tau_retrain": one_minus_cosine(unlearned, reference.weights),
-            "sign_flips": bound.sign_flips,
-            "epsilon_inherited": bound.epsilon,
-            "delta_inherited": bound.delta,
-            "bound_epsilon": bound.bound_epsilon,
-            "bound_delta": bound.bound_delta,
-            **named(quality, "unlearned"),
-        }
-        if fresh is not None:
-            differ = disagreement(fresh, retrained_logits)
-            found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
-        return found
-
-    return shared, jax.vmap(at_fraction)(step_fractions)
+        found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
+    return found

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 AnyArray = Array | np.ndarray
 
@@ -38,18 +38,28 @@ class Coordinates(NamedTuple):
     Attributes:
         data: the samples, of p coordinates each.
         span: r; training samples are zero from the r-th coordinate on.
+        present: which training samples exist; the others are zero.
+        exists: which coordinates exist; all samples are zero in the others.
     """
 
     data: Dataset
     span: int
+    present: Bool[AnyArray, " m"]
+    exists: Bool[AnyArray, " p"]
 
 
 class Problem(NamedTuple):
     """A data set and its initial weights in reduced coordinates (see ``data.reduction``).
 
+    Problems of different sizes share an array shape: samples that are not ``present`` are zero,
+    neurons that do not exist have u_j = 0 and weights 0, and coordinates that are not needed are
+    zero. None of them changes any result.
+
     Attributes:
         x: samples; the last k columns are zero.
         y: labels, +1 or -1.
+        present: which samples exist.
+        u: output weights.
         x_test: fresh samples in the same coordinates; the last k columns are zero.
         y_test: their labels.
         initial_weights: one ``(n, r + k)`` matrix for each of k initialisations. Column r + a
@@ -59,6 +69,8 @@ class Problem(NamedTuple):
 
     x: Float[Array, "m r+k"]
     y: Float[Array, " m"]
+    present: Bool[Array, " m"]
+    u: Float[Array, " n"]
     x_test: Float[Array, "t r+k"]
     y_test: Float[Array, " t"]
     initial_weights: Float[Array, "k n r+k"]

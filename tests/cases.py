@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["lift", "network_at_kinks", "output_weights", "separated_network"]
+__all__ = ["assert_same_rows", "lift", "network_at_kinks", "output_weights", "separated_network"]
 
 
 def output_weights(n):
@@ -63,3 +63,15 @@ def lift(weights, basis, rng):
         assert not np.any(weights[:, j, p + rank :]), "there are no so many dimensions"
         lifted[:, j] += weights[:, j, p : p + rank] @ frame.T
     return lifted
+
+
+def assert_same_rows(got, want):
+    """To 1e-9 relative, or 1e-12 where a value is rounding; exactly elsewhere; in any order."""
+    got, want = (frame.sort_values("trial_id", ignore_index=True) for frame in (got, want))
+    assert list(got) == list(want)
+    assert got["trial_id"].tolist() == want["trial_id"].tolist()
+    for name in want:
+        if want[name].dtype.kind in "fi":  # a column of integers that lacks some is one of floats
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        else:
+            assert got[name].equals(want[name]), name

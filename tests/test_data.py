@@ -13,13 +13,22 @@ from gaunlearn.data.distributions import (
     gaussian_mixture,
     initial_weights,
     isotropic,
-    triangular_factor,
+    triangular_rows,
 )
-from gaunlearn.data.reduction import reduce_problem, rotate
+from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU
-from gaunlearn.training import TrainingConfig
-from gaunlearn.trial import FRESH, ORIGINAL, Setup, certify_stage, evaluate_stage, train_stage
+from gaunlearn.trial import (
+    FRESH,
+    ORIGINAL,
+    Settings,
+    Setup,
+    certify_stage,
+    compare_stage,
+    descent_of,
+    finish_training,
+    unlearn_stage,
+)
 from gaunlearn.types import Dataset
 
 # Two-sample and one-sample tests below have fixed seeds; each may fail by chance once in 10^4.
@@ -30,15 +39,22 @@ def orthonormal(rng, d, p):
     return np.linalg.qr(rng.normal(size=(d, p)))[0]
 
 
+def draw(kind, key, m, t, d, samples=None):
+    """Coordinates of a synthetic data set, perhaps with room for more samples."""
+    mixture = kind == "gaussian_mixture"
+    span = min(d, m + mixture)
+    fresh_axes = t if d > span else 0
+    if samples is not None:
+        span += samples - m
+    shape = (m if samples is None else samples, t, span, fresh_axes, m, float(d))
+    return gaussian_mixture(key, *shape, 0.1) if mixture else isotropic(key, *shape)
+
+
 def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
     """(Coordinates, initial weights) of a synthetic data set."""
     keys = jax.random.split(jax.random.key(seed), 1 + k)
-    if kind == "isotropic":
-        given = isotropic(keys[0], m, t, min(d, m + t), float(d))
-    else:
-        given = gaussian_mixture(keys[0], m, t, min(d, m + t + 1), float(d), 0.1)
-    width = given.data.x.shape[1]
-    return given, np.asarray(initial_weights(keys[1:], n, width, float(d), scale))
+    given = draw(kind, keys[0], m, t, d)
+    return given, np.asarray(initial_weights(keys[1:], n, given, n, float(d), scale))
 
 
 def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
@@ -47,8 +63,8 @@ def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
     x, y = sample_in_d_dimensions(rng, m + t, d)
     data = Dataset(x[:m], y[:m], x[m:], y[m:])
     given, basis = rotate(data)
-    keys = jax.random.split(jax.random.key(seed), k)
-    weights = initial_weights(keys, n, basis.shape[1], float(d), scale)
+    keys = jax.random.split(jax.random.key(seed + 1), k)
+    weights = initial_weights(keys, n, given, n, float(d), scale)
     return given, np.asarray(weights), basis, data
 
 
@@ -56,7 +72,7 @@ def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
 def test_folding_keeps_all_geometry(m, t, d):
     """Norms, inner products across initialisations and test pre-activations, also for r = d."""
     given, weights, basis, data = explicit(m, t, d)
-    got = jax.tree.map(np.asarray, reduce_problem(given, weights))
+    got = jax.tree.map(np.asarray, reduce_problem(given, weights, output_weights(6)))
     W = lift(weights, basis, np.random.default_rng(1))
     np.testing.assert_allclose(given.data.x @ basis.T, data.x, atol=1e-13)
     np.testing.assert_allclose(given.data.x_test @ basis.T, data.x_test, atol=1e-13)
@@ -72,28 +88,46 @@ def test_folding_keeps_all_geometry(m, t, d):
 
 SETUP = Setup(
     model=RELU,
-    n=6,
-    training=TrainingConfig(LOSSES["logistic"], "normalized_gd", 0.1, 300),
+    loss=LOSSES["logistic"],
+    optimizer="normalized_gd",
+    check_every=100,
     to_limit=False,
-    kink_tols=KINK_TOLS,
-    tau_budget=1e-3,
+    to_epsilon=False,
+    kinks=True,
+)
+SETTINGS = Settings(
+    step_size=np.asarray(0.1),
+    max_steps=np.asarray(300),
+    target_log_loss=np.asarray(-np.inf),
+    target_epsilon=np.asarray(0.0),
+    kink_tols=np.asarray(KINK_TOLS),
+    tau_budget=np.asarray(1e-3),
 )
 FRACTIONS = (0.0, 0.7, 1.0)
 
 
 @jax.jit
 def reduced_trial(problem, forget):
-    m = problem.y.shape[0]
-    everything, retain = jnp.ones(m, bool), jnp.arange(m) != forget
-    trained = train_stage(SETUP, problem, ORIGINAL, everything)
-    again = train_stage(SETUP, problem, FRESH, retain)
-    original = certify_stage(SETUP, problem, trained, everything)
-    reference = certify_stage(SETUP, problem, again, retain)
-    rows = evaluate_stage(
-        SETUP, problem, trained, original, again, reference, FRESH, trained, forget,
-        jnp.asarray(FRACTIONS),
-    )  # fmt: skip
-    return trained.weights, again.weights, *rows
+    everything = problem.present
+    retain = everything & (jnp.arange(problem.y.shape[0]) != forget)
+
+    def trained_on(start, keep):
+        descent = descent_of(SETUP, SETTINGS, problem, start, keep)
+        ended = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
+        return finish_training(SETUP, problem, start, keep, descent.result(ended))
+
+    trained, again = trained_on(ORIGINAL, everything), trained_on(FRESH, retain)
+    original = certify_stage(SETUP, SETTINGS, problem, trained, everything)
+    reference = certify_stage(SETUP, SETTINGS, problem, again, retain)
+    shared = compare_stage(
+        SETUP, problem, trained, original, again, reference, FRESH, trained, forget
+    )
+    swept = jax.vmap(
+        lambda fraction: unlearn_stage(
+            SETUP, SETTINGS, problem, trained, original, again, reference, FRESH, forget, fraction
+        )
+    )(jnp.asarray(FRACTIONS))
+    return trained.weights, again.weights, shared, swept
 
 
 @jax.jit
@@ -112,16 +146,18 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
         given, weights, basis, data = explicit(m, t, d)
     else:
         given, weights = sampled(kind, m, t, d)
-        basis = orthonormal(rng, d, given.data.x.shape[1])
+        exists = np.asarray(given.exists)
+        basis = orthonormal(rng, d, exists.sum())
         data = Dataset(
-            np.asarray(given.data.x) @ basis.T,
+            np.asarray(given.data.x)[:, exists] @ basis.T,
             np.asarray(given.data.y),
-            np.asarray(given.data.x_test) @ basis.T,
+            np.asarray(given.data.x_test)[:, exists] @ basis.T,
             np.asarray(given.data.y_test),
         )
-    starts = lift(weights, basis, rng)
-    problem = reduce_problem(given, weights)
+    used = np.append(given.exists, np.ones(3, bool))
+    starts = lift(weights[:, :, used], basis, rng)
     u, forget = output_weights(6), 2
+    problem = reduce_problem(given, weights, u)
     everything, retain = np.ones(m, bool), np.arange(m) != forget
     got_W, got_again, shared, swept = jax.device_get(reduced_trial(problem, forget))
 
@@ -178,13 +214,14 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
 
 
 @pytest.mark.parametrize(("rows", "d"), [(4, 9), (6, 6), (7, 3)])
-def test_triangular_factor_has_bartletts_law(rows, d):
+def test_triangular_rows_have_bartletts_law(rows, d):
     """Its Gram matrix is Wishart: diagonal chi^2(d), and Kolmogorov-Smirnov tests of single
     entries against a Gaussian matrix's own.
     """
     columns = min(rows, d)
     keys = jax.random.split(jax.random.key(0), 4000)
-    L = np.asarray(jax.vmap(lambda key: triangular_factor(key, rows, columns, float(d)))(keys))
+    own, axes = jnp.arange(float(rows)), jnp.arange(float(columns))
+    L = np.asarray(jax.vmap(lambda key: triangular_rows(key, own, axes, float(d)))(keys))
     assert np.all(L[:, *np.triu_indices(rows, 1, columns)] == 0)
     gram = L @ L.transpose(0, 2, 1)
     Z = np.random.default_rng(0).normal(size=(4000, rows, d))
@@ -231,17 +268,14 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
     direct, plain = [], []
 
     @jax.vmap
-    def draw(key):
+    def draw_all(key):
         keys = jax.random.split(key, 3)
-        if kind == "isotropic":
-            given = isotropic(keys[0], m, t, min(d, m + t), float(d))
-        else:
-            given = gaussian_mixture(keys[0], m, t, min(d, m + t + 1), float(d), 0.1)
-        weights = initial_weights(keys[1:], 2, given.data.x.shape[1], float(d), scale)
-        problem = reduce_problem(given, weights)
+        given = draw(kind, keys[0], m, t, d)
+        weights = initial_weights(keys[1:], 2, given, 2, float(d), scale)
+        problem = reduce_problem(given, weights, jnp.asarray(output_weights(2)))
         return given.data, weights, problem
 
-    data, weights, problem = jax.device_get(draw(jax.random.split(jax.random.key(5), count)))
+    data, weights, problem = jax.device_get(draw_all(jax.random.split(jax.random.key(5), count)))
     pad = weights.shape[-1] - data.x.shape[-1]
     for i in range(count):
         x, x_test = (np.pad(a[i], ((0, 0), (0, pad))) for a in (data.x, data.x_test))
@@ -264,14 +298,15 @@ def test_a_billion_dimensions_cost_what_a_thousand_do():
     traces = []
 
     @jax.jit
-    def draw(key, d):
+    def draw_one(key, d):
         traces.append(1)
         keys = jax.random.split(key, 3)
-        given = isotropic(keys[0], 10, 50, 60, d)
-        return reduce_problem(given, initial_weights(keys[1:], 20, 60, d, 0.03))
+        given = isotropic(keys[0], 10, 50, 10, 50, 10, d)
+        weights = initial_weights(keys[1:], 20, given, 20, d, 0.03)
+        return reduce_problem(given, weights, jnp.asarray(output_weights(20)))
 
     for d in (1e3, 1e9):
-        problem = draw(jax.random.key(0), d)
+        problem = draw_one(jax.random.key(0), d)
         gram = np.asarray(problem.x @ problem.x.T)
         off = np.abs(gram - np.diag(np.diag(gram))).max()
         assert problem.x.shape == (10, 12)
@@ -283,3 +318,38 @@ def test_a_billion_dimensions_cost_what_a_thousand_do():
         assert np.diag(overlap).min() > 0
         assert np.std(problem.test_offset) == pytest.approx(0.03 / np.sqrt(d), rel=0.2)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize(("m", "t", "d"), [(4, 3, 30), (5, 3, 3)])
+@pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic", "explicit"])
+def test_room_changes_no_number(kind, m, t, d):
+    """Room for more samples, neurons and axes: what exists is the same to the bit, the rest 0."""
+    keys = jax.random.split(jax.random.key(1), 4)
+    if kind == "explicit":
+        tight, _, _, _ = explicit(m, t, d)
+        axes = tight.data.x.shape[1] - tight.span
+        wide = pad_coordinates(tight, m + 3, tight.span + 2, axes + 1)
+    else:
+        tight, wide = draw(kind, keys[0], m, t, d), draw(kind, keys[0], m, t, d, samples=m + 3)
+
+    def problem_of(given, neurons):
+        weights = initial_weights(keys[1:], neurons, given, 6, float(d), 0.5)
+        u = jnp.where(jnp.arange(neurons) < 6, 1.0, 0.0)
+        return jax.tree.map(np.asarray, reduce_problem(given, weights, u))
+
+    a, b = problem_of(tight, 6), problem_of(wide, 9)
+    r, width = tight.span, b.x.shape[1]
+    used = np.r_[0:r, width - 3 : width]
+    assert a.x.shape[0] < b.x.shape[0]
+    np.testing.assert_array_equal(b.x[:m, used], a.x)
+    np.testing.assert_array_equal(b.y[:m], a.y)
+    np.testing.assert_array_equal(b.x_test[:, used], a.x_test)
+    np.testing.assert_array_equal(b.y_test, a.y_test)
+    np.testing.assert_array_equal(b.initial_weights[:, :6, :r], a.initial_weights[..., :r])
+    np.testing.assert_allclose(b.initial_weights[:, :6, used], a.initial_weights, rtol=1e-13)
+    np.testing.assert_allclose(b.test_offset[:, :6], a.test_offset, rtol=1e-12, atol=1e-15)
+    assert b.present.tolist() == [True] * m + [False] * 3
+    assert not b.x[m:].any()
+    assert not b.x[:, r : width - 3].any()
+    assert not b.initial_weights[:, 6:].any()
+    assert not b.initial_weights[:, :, r : width - 3].any()

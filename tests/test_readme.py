@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,31 @@ def test_worked_example_prints_what_the_readme_says():
     )
     assert re.sub(r"[\d.e-]+", "", done.stdout) == re.sub(r"[\d.e-]+", "", shown)
     np.testing.assert_allclose(numbers(done.stdout), numbers(shown), rtol=0.1, atol=2e-3)
+
+
+def test_snippets_read_a_run_with_other_tools(tmp_path):
+    """pandas, polars and DuckDB find the same medians in the files as they lie."""
+    small = load_spec(ROOT / "tests" / "small.toml", ["sweep.name=tiny", "train.max_steps=100"])
+    run = run_sweep(small, tmp_path / "results" / "tiny")
+    want = run.to_pandas().groupby("step_fraction")["epsilon"].median()
+    snippets = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "results/tiny/trials" in code
+    ]
+    assert len(snippets) == 3
+    for code in snippets:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        found = numbers(done.stdout)
+        for value in want:
+            assert any(abs(number - value) <= 1e-3 * value for number in found), (code, value)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.stem)

@@ -10,28 +10,26 @@ import gaunlearn
 from gaunlearn.data.distributions import initial_weights
 from gaunlearn.data.reduction import rotate
 from gaunlearn.models import MODELS
-from gaunlearn.sweep.execute import run_block
-from gaunlearn.sweep.identity import key_words
-from gaunlearn.sweep.plan import plan_blocks
+from gaunlearn.sweep.identity import key_words, section_digest
+from gaunlearn.sweep.plan import families_of
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.theory import data_conditions
 from gaunlearn.types import Dataset
 
 
 def cells_of(text, folder):
-    """Run a specification's text and return each cell's columns over all blocks."""
+    """Run a specification's text and return the columns of each combination of its axes."""
     path = folder / "spec.toml"
     path.write_text(text)
-    sweep = load_spec(path)
-    blocks = [run_block(block, sweep.directory) for block in plan_blocks(sweep)]
-    return [
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for parts in zip(*blocks, strict=True)
-    ]
+    run = gaunlearn.run(path, folder / "run", fresh=True)
+    frame = run.to_pandas()
+    swept = run.manifest["swept"]
+    groups = [group for _, group in frame.groupby(swept)] if swept else [frame]
+    return [{name: group[name].to_numpy() for name in group} for group in groups]
 
 
 def rows_of(text, folder):
-    """As ``cells_of`` for a specification with one cell."""
+    """As ``cells_of`` for a specification with one combination."""
     (rows,) = cells_of(text, folder)
     return rows
 
@@ -67,11 +65,11 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
         """,
         tmp_path,
     )
-    sweep = load_spec(tmp_path / "spec.toml")
-    block = next(plan_blocks(sweep))
-    words = np.stack([key_words(f"init {which}", block.model, 0) for which in range(3)])
-    _, basis = rotate(Dataset(x, y, x_test, y_test))
-    weights = initial_weights(jax.random.wrap_key_data(words), n, basis.shape[1], d, 0.5)
+    family = next(families_of(load_spec(tmp_path / "spec.toml")))
+    content = section_digest(family.model, tmp_path)
+    words = np.stack([key_words(f"init {which}", content, 0) for which in range(3)])
+    given, basis = rotate(Dataset(x, y, x_test, y_test))
+    weights = initial_weights(jax.random.wrap_key_data(words), n, given, n, d, 0.5)
     starts = lift(np.asarray(weights), basis, rng)
     u, everything = output_weights(n), np.ones(m, bool)
     W = plain_descent(starts[0], u, x, y, everything, 0.1, 400)
@@ -126,9 +124,18 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
 
 def test_data_conditions_by_hand():
     x = np.array([[1.0, 0.0], [0.6, 0.9]])
-    relu = data_conditions(MODELS["two_layer_relu"], 5, x)
+    u, present = output_weights(5), np.ones(2, bool)
+    relu = data_conditions(MODELS["two_layer_relu"], u, x, present)
     assert (relu.psi, relu.phi, relu.eps_d) == pytest.approx((0.17, 0.6, 4 * 2 * 5 * 0.6))
-    assert data_conditions(MODELS["linear"], 1, x).eps_d == pytest.approx(4 * 2 * 0.6)
+    linear = data_conditions(MODELS["linear"], np.ones(1), x, present)
+    assert linear.eps_d == pytest.approx(4 * 2 * 0.6)
+    room = data_conditions(
+        MODELS["two_layer_relu"],
+        np.append(u, [0.0, 0.0]),
+        np.vstack([x, np.zeros((1, 2))]),
+        np.array([True, True, False]),
+    )
+    assert tuple(room) == tuple(relu), "room for more changes nothing"
 
 
 @pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
@@ -376,7 +383,7 @@ def test_training_to_the_limit_is_exact(tmp_path):
     settled = same["settled_train_x"] & same["settled_train_y"] & (same["tau_train_limit_x"] < 1e-3)
     assert settled.any()
     near = same.loc[settled, ["lambda_forget_x", "lambda_forget_y"]].to_numpy()
-    np.testing.assert_allclose(near[:, 0], near[:, 1], rtol=0.05)
+    np.testing.assert_allclose(near[:, 0], near[:, 1], rtol=0.1)
 
 
 def test_float32_trial_is_the_float64_trial_to_its_rounding(tmp_path):

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["reduce_problem", "rotate"]
+__all__ = ["pad_coordinates", "reduce_problem", "rotate"]
 
 
 def rotate(data: Dataset) -> tuple[Coordinates, Float[np.ndarray, "d p"]]:
@@ -31,23 +31,66 @@ def rotate(data: Dataset) -> tuple[Coordinates, Float[np.ndarray, "d p"]]:
     together = np.concatenate([np.asarray(data.x), np.asarray(data.x_test)])
     # Householder's Q is as good where samples are linearly dependent.
     basis, factor = np.linalg.qr(together.T)
-    span = min(basis.shape[1], m)
+    span, p = min(basis.shape[1], m), basis.shape[1]
     # Below the diagonal the factor is zero: training samples have no coordinate beyond r.
     coordinates = Dataset(factor.T[:m], data.y, factor.T[m:], data.y_test)
-    return Coordinates(coordinates, span), basis
+    return Coordinates(coordinates, span, np.ones(m, bool), np.ones(p, bool)), basis
 
 
-def reduce_problem(given: Coordinates, weights: Float[Array, "k n p+k"]) -> Problem:
+def pad_coordinates(given: Coordinates, samples: int, span: int, fresh_axes: int) -> Coordinates:
+    """The same coordinates (NumPy arrays) with room for more samples and axes; all zero there."""
+    data, r = given.data, given.span
+    m, p = data.x.shape
+
+    def widen(x):
+        inside = np.pad(x[:, :r], ((0, 0), (0, span - r)))
+        return np.concatenate([inside, np.pad(x[:, r:], ((0, 0), (0, fresh_axes - (p - r))))], 1)
+
+    return Coordinates(
+        Dataset(
+            np.pad(widen(data.x), ((0, samples - m), (0, 0))),
+            np.pad(data.y, (0, samples - m), constant_values=1.0),
+            widen(data.x_test),
+            data.y_test,
+        ),
+        span,
+        np.pad(given.present, (0, samples - m)),
+        widen(np.asarray(given.exists)[None, :])[0],
+    )
+
+
+def _triangular(columns: Float[Array, "k n p"]) -> Float[Array, "k n k"]:
+    """For each of n, column a is that of R in the QR factorisation of its k columns.
+
+    Modified Gram and Schmidt's: k is small, and all n are worked on at once.
+    """
+    k = columns.shape[0]
+    rows = jnp.zeros((k, columns.shape[1], k), columns.dtype)
+    directions: list[Array] = []
+    for a in range(k):
+        rest = columns[a]
+        for b, direction in enumerate(directions):
+            along = (direction * rest).sum(-1)
+            rows = rows.at[a, :, b].set(along)
+            rest = rest - along[:, None] * direction
+        length = jnp.linalg.norm(rest, axis=-1)
+        rows = rows.at[a, :, a].set(length)
+        directions.append(rest / jnp.where(length > 0, length, 1.0)[:, None])
+    return rows
+
+
+def reduce_problem(
+    given: Coordinates, weights: Float[Array, "k n p+k"], u: Float[Array, " n"]
+) -> Problem:
     """Keep the coordinates of the training samples' span; fold all others into k columns.
 
     Args:
         given: samples with p coordinates, training samples zero from the ``span``-th on.
         weights: initial weights in these coordinates and k more, in which all samples are zero.
+        u: output weights.
     """
-    data, r = given
+    data, r = given.data, given.span
     k, p = weights.shape[0], data.x.shape[1]
-    # For each neuron, Q R of its k remainders: column a of R holds remainder a.
-    triangular = jnp.linalg.qr(weights[:, :, r:].transpose(1, 2, 0), mode="r")
 
     def pad(coordinates):
         return jnp.pad(coordinates[:, :r], ((0, 0), (0, k)))
@@ -55,8 +98,12 @@ def reduce_problem(given: Coordinates, weights: Float[Array, "k n p+k"]) -> Prob
     return Problem(
         x=pad(data.x),
         y=jnp.asarray(data.y),
+        present=jnp.asarray(given.present),
+        u=u,
         x_test=pad(data.x_test),
         y_test=jnp.asarray(data.y_test),
-        initial_weights=jnp.concatenate([weights[:, :, :r], triangular.transpose(2, 0, 1)], axis=2),
+        initial_weights=jnp.concatenate(
+            [weights[:, :, :r], _triangular(weights[:, :, r:])], axis=2
+        ),
         test_offset=weights[:, :, r:p] @ data.x_test[:, r:].T,
     )

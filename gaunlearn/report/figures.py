@@ -1,7 +1,7 @@
 """Figures of a stored run, in one style: PNG for the screen, SVG for print."""
 
+import io
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -37,23 +37,27 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(run: Run) -> list[Path]:
+def draw(run: Run) -> list[str]:
     """Draw epsilon, delta and tau against the step fraction into ``report/`` of the run.
 
     Returns:
-        The files; none if the run has fewer than two step fractions.
+        The files' names; none if the run has fewer than two step fractions, or no trials yet.
     """
+    if not run.parts():
+        return []
     frame = run.to_pandas()
     if frame["step_fraction"].nunique() < 2:
         return []
     with matplotlib.rc_context(_STYLE):
         figure = _against_step_fraction(frame, run)
-        folder = run.path / "report"
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / "step_fraction.png", folder / "step_fraction.svg"]
-        figure.savefig(files[0], dpi=160)
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png", dpi=160)
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    folder = run.place / "report"
+    folder.make()
+    folder.write("step_fraction.png", png.getvalue())
+    folder.write("step_fraction.svg", svg.getvalue())
+    return [f"{folder.name}/step_fraction.{kind}" for kind in ("png", "svg")]
 
 
 def _groups(frame: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:

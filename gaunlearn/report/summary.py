@@ -12,6 +12,8 @@ def summarise(run: Run) -> list[str]:
 
     One group of lines for each combination of the swept axes other than seed, point and step.
     """
+    if not run.parts():
+        return [f"0 of {run.manifest['trials']} trials"]
     frame = run.to_pandas()
     total = run.manifest["trials"]
     lines = [f"{len(frame)} of {total} trials, {frame['seed'].nunique()} seeds"]
@@ -44,7 +46,7 @@ def _group(frame: pd.DataFrame) -> list[str]:
         f"{median['margin_forget_unlearned']:.3f} after, "
         f"{median['margin_forget_retrained']:.3f} retrained",
     ]
-    if "accuracy_unlearned" in frame:
+    if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)
         lines.append(
             f"test accuracy: {mean['accuracy_original']:.4f} before, "

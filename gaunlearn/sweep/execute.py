@@ -1,325 +1,419 @@
-"""Run a plan's block: build problems, run the stages on every device, return rows as columns.
+"""Run a plan's block: its stages, one after the other, and its rows as columns.
 
-Lanes (trials of one stage) are laid out along a one-axis mesh with ``shard_map``; within a device
-they are vmapped in batches small enough for the cache. Nothing here reads or writes files but the
-data a block names.
+A stage has lanes (``lanes`` runs them). What lanes share (problems, trained models) is passed once,
+and a lane says by number what it needs of it. Nothing here reads or writes files but the data that
+a block names.
 """
 
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
 
 from gaunlearn.certificate import IGNORED_KINKS
-from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
-from gaunlearn.data.real import digits, load_npz
-from gaunlearn.data.reduction import reduce_problem, rotate
-from gaunlearn.limit import STATUSES
-from gaunlearn.losses import LOSSES
-from gaunlearn.models import MODELS, leaky_relu
-from gaunlearn.schema import COLUMNS
-from gaunlearn.sweep.identity import digest, key_words
-from gaunlearn.sweep.plan import Block
-from gaunlearn.sweep.spec import (
-    Cell,
-    DigitsData,
-    IsotropicData,
-    LeakyReluModel,
-    LinearModel,
-    MixtureData,
-)
-from gaunlearn.training import TrainingConfig
+from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity, run_in_rounds, run_lanes
+from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
+from gaunlearn.sweep.problems import build_problems
+from gaunlearn.sweep.sections import Evaluation, Training
 from gaunlearn.trial import (
-    FRESH,
-    FRESH_AGAIN,
-    INITIALISATIONS,
     ORIGINAL,
+    Settings,
     Setup,
     certify_stage,
-    evaluate_stage,
-    train_stage,
+    compare_stage,
+    descent_of,
+    finish_training,
+    unlearn_stage,
 )
-from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["build_problem", "run_block", "setup_of"]
+__all__ = ["Results", "run_block"]
 
-# Working set of one vmapped batch, in pairs (neuron, sample): about 4 MB of float64 per array.
-_PAIRS_PER_BATCH = 500_000
-# Where a retraining starts, and the second one whose distance gives the floor.
-_STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
+# No sample is forgotten: the lane trains on all.
+_NOTHING = -1
 
 
-def setup_of(cell: Cell) -> Setup:
-    """The static part of a cell's trials."""
-    train, model = cell.train, cell.model
-    kinks = cell.evaluate.kink_tol if cell.evaluate.kinks == "handled" else IGNORED_KINKS
-    return Setup(
-        model=leaky_relu(model.leak) if isinstance(model, LeakyReluModel) else MODELS[model.kind],
-        n=1 if isinstance(model, LinearModel) else model.n,
-        training=TrainingConfig(
-            loss=LOSSES[train.loss],
-            optimizer=train.optimizer,
-            step_size=train.step_size,
-            max_steps=train.max_steps,
-            target_log_loss=-np.inf if train.target_log_loss is None else train.target_log_loss,
-            target_epsilon=train.target_epsilon or 0.0,
-            check_every=train.check_every,
-            until_settled=train.end == "limit",
+class Results(NamedTuple):
+    """What a block's trials came to.
+
+    Attributes:
+        columns: column name -> array, one entry a trial, without those of identity and parameters.
+        owner: for each trial the number of its family and of its branch in it.
+        forget_index, step_fraction: of each trial.
+        utilisation: share of the training batches' lanes that had steps to take.
+        networks: if they are kept, (family, forgotten sample or None, start, W, u, x, y) of each
+            trained and retrained network.
+    """
+
+    columns: dict[str, np.ndarray]
+    owner: np.ndarray
+    forget_index: np.ndarray
+    step_fraction: np.ndarray
+    utilisation: float
+    networks: list[tuple[Any, ...]] | None = None
+
+
+class _Lane(NamedTuple):
+    """One training or retraining: where it starts and what it forgets."""
+
+    family: int
+    start: int
+    forget: int
+
+
+def _settings(train: Training, evaluate: Evaluation | None) -> Settings:
+    """The traced part of a lane, as NumPy numbers."""
+    kinks: tuple[float, ...] = IGNORED_KINKS
+    if evaluate is not None and evaluate.kinks == "handled":
+        kinks = evaluate.kink_tol
+    return Settings(
+        step_size=np.asarray(train.step_size),
+        max_steps=np.asarray(train.max_steps),
+        target_log_loss=np.asarray(
+            -np.inf if train.target_log_loss is None else train.target_log_loss
         ),
-        to_limit=train.end == "limit",
-        kink_tols=kinks,
-        tau_budget=cell.evaluate.tau_budget,
+        target_epsilon=np.asarray(train.target_epsilon or 0.0),
+        kink_tols=np.asarray(kinks),
+        tau_budget=np.asarray(0.0 if evaluate is None else evaluate.tau_budget),
     )
 
 
-@partial(jax.jit, static_argnames=("kind", "m", "n_test", "columns", "n"))
-def _sampled(
-    kind: str,
-    m: int,
-    n_test: int,
-    columns: int,
-    n: int,
-    keys: tuple[Array, Array],
-    d: Array,
-    alpha: Array,
-    scale: Array,
-) -> Problem:
-    """A synthetic problem; d is traced, so that one program serves many."""
-    if kind == "isotropic":
-        given = isotropic(keys[0], m, n_test, columns, d)
-    else:
-        given = gaussian_mixture(keys[0], m, n_test, columns, d, alpha)
-    return reduce_problem(given, initial_weights(keys[1], n, columns, d, scale))
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-@partial(jax.jit, static_argnames=("span", "n"))
-def _rotated(data: Dataset, span: int, n: int, keys: Array, d: Array, scale: Array) -> Problem:
-    weights = initial_weights(keys, n, data.x.shape[1], d, scale)
-    return reduce_problem(Coordinates(data, span), weights)
+def _at(tree: Any, place: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
-def build_problem(block: Block, directory: Path, seed: int) -> Problem:
-    """One seed's data and initial weights, in reduced coordinates, in float64.
+class _Trained(NamedTuple):
+    """A ``_Lane`` as numbers: of its problem and settings, its start, and what it forgets."""
 
-    Nothing of size d is formed but what a file or scikit-learn holds.
-    """
-    cell = block.cells[0]
-    spec, n = cell.data, setup_of(cell).n
-    words = [key_words(f"init {which}", block.model, seed) for which in range(INITIALISATIONS)]
-    init_keys = jax.random.wrap_key_data(jnp.stack(words))
-    scale = jnp.asarray(cell.model.init_scale)
-    if isinstance(spec, MixtureData | IsotropicData):
-        key = jax.random.wrap_key_data(jnp.asarray(key_words("data", block.data, seed)))
-        mixture = isinstance(spec, MixtureData)
-        return _sampled(
-            spec.kind,
-            spec.m,
-            spec.n_test,
-            min(spec.d, spec.m + spec.n_test + mixture),
-            n,
-            (key, init_keys),
-            jnp.asarray(float(spec.d)),
-            jnp.asarray(spec.alpha if isinstance(spec, MixtureData) else 0.0),
-            scale,
+    problem: Any
+    settings: Any
+    start: Any
+    forget: Any
+
+
+def _keep(problem: Any, forget: Array) -> Array:
+    return problem.present & (jnp.arange(problem.y.shape[0]) != forget)
+
+
+def _train(setup: Setup, batch: int, lanes: _Trained, count: Array, common: Any) -> Any:
+    """Descend on every lane, then solve for the limits."""
+    problems, settings = common
+
+    def descent(lane):
+        problem = _at(problems, lane.problem)
+        keep = _keep(problem, lane.forget)
+        return descent_of(setup, _at(settings, lane.settings), problem, lane.start, keep)
+
+    states, places = run_in_rounds(
+        lanes,
+        count,
+        batch,
+        begin=lambda lane: descent(lane).begin(),
+        one_round=lambda lane, state: descent(lane).one_round(state),
+    )
+
+    def finish(pair):
+        lane, state = pair
+        problem = _at(problems, lane.problem)
+        keep = _keep(problem, lane.forget)
+        return finish_training(setup, problem, lane.start, keep, descent(lane).result(state))
+
+    models = map_lanes(finish, (lanes, states), count, batch)
+    return models, jnp.full(lanes.problem.shape, places)
+
+
+class _Certified(NamedTuple):
+    """A model to be certified on what it was trained on."""
+
+    problem: Any
+    model: Any
+    forget: Any
+    settings: Any
+
+
+def _certify(setup: Setup, batch: int, lanes: _Certified, count: Array, common: Any) -> Any:
+    problems, models = common
+
+    def one(lane):
+        problem = _at(problems, lane.problem)
+        keep = _keep(problem, lane.forget)
+        return certify_stage(setup, lane.settings, problem, _at(models, lane.model), keep)
+
+    return map_lanes(one, lanes, count, batch)
+
+
+class _Forgotten(NamedTuple):
+    """One forgotten sample of a branch: numbers of the models and certificates it needs."""
+
+    problem: Any
+    trained: Any
+    original: Any
+    retrained: Any
+    reference: Any
+    start: Any
+    again: Any
+    forget: Any
+
+
+def _compare(setup: Setup, batch: int, lanes: _Forgotten, count: Array, common: Any) -> Any:
+    problems, models, certificates = common
+
+    def one(lane):
+        return compare_stage(
+            setup,
+            _at(problems, lane.problem),
+            _at(models, lane.trained),
+            _at(certificates, lane.original),
+            _at(models, lane.retrained),
+            _at(certificates, lane.reference),
+            lane.start,
+            _at(models, lane.again),
+            lane.forget,
         )
-    if isinstance(spec, DigitsData):
-        data = digits(seed, spec.m, spec.classes)
-    else:
-        data = load_npz(directory / spec.path)
-    given, basis = rotate(data)
-    d = jnp.asarray(float(basis.shape[0]))
-    return _rotated(jax.tree.map(jnp.asarray, given.data), given.span, n, init_keys, d, scale)
+
+    return map_lanes(one, lanes, count, batch)
 
 
-@cache
-def _over_lanes(
-    stage: Callable[..., Any], setup: Setup, shared: int, batch: int, devices: tuple[Any, ...]
-) -> Callable[..., Any]:
-    """jit(shard_map(batched vmap)) of ``stage(setup, *lane)``; the last ``shared`` arguments are
-    the same for all lanes.
-    """
-    mesh = Mesh(np.asarray(devices), ("trial",))
+def _unlearn(setup: Setup, batch: int, lanes: Any, count: Array, common: Any) -> Any:
+    problems, models, certificates = common
 
-    def on_device(lanes, common):
-        return jax.lax.map(lambda lane: stage(setup, *lane, *common), lanes, batch_size=batch)
-
-    lane = PartitionSpec("trial")
-    return jax.jit(
-        jax.shard_map(
-            on_device, mesh=mesh, in_specs=(lane, PartitionSpec()), out_specs=lane, check_vma=False
+    def one(lane):
+        forgotten, settings, step_fraction = lane
+        return unlearn_stage(
+            setup,
+            settings,
+            _at(problems, forgotten.problem),
+            _at(models, forgotten.trained),
+            _at(certificates, forgotten.original),
+            _at(models, forgotten.retrained),
+            _at(certificates, forgotten.reference),
+            forgotten.start,
+            forgotten.forget,
+            step_fraction,
         )
-    )
 
-
-def _run_lanes(
-    stage: Callable[..., Any],
-    setup: Setup,
-    lanes: tuple[Any, ...],
-    common: tuple[Any, ...] = (),
-    pairs: int = 1,
-) -> Any:
-    """Run a stage on lanes (leading axis) over all devices, padding with copies of the last.
-
-    Args:
-        pairs: (neuron, sample) pairs that one lane works on at a time.
-    """
-    devices = tuple(jax.local_devices())
-    count = jax.tree.leaves(lanes)[0].shape[0]
-    share = -(-count // len(devices))
-    batch = max(1, min(share, _PAIRS_PER_BATCH // pairs))
-    padding = share * len(devices) - count
-    padded = jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]), lanes
-    )
-    results = _over_lanes(stage, setup, len(common), batch, devices)(padded, common)
-    return jax.tree.map(lambda leaf: leaf[:count], results)
+    return map_lanes(one, lanes, count, batch)
 
 
 def run_block(
-    block: Block, directory: Path, report: Callable[[str], None] = lambda stage: None
-) -> list[dict[str, np.ndarray]]:
+    block: Block,
+    directory: Path,
+    batch_pairs: int,
+    report: Callable[[str], None] = lambda stage: None,
+    keep_weights: bool = False,
+) -> Results:
     """Run all trials of a block.
 
     Args:
         directory: what relative paths in the specification refer to.
+        batch_pairs: (neuron, sample) pairs that a device works on at a time.
         report: called with the name of each stage as it begins.
-
-    Returns:
-        For each cell a dictionary from column name to array, one entry a trial, without the
-        columns of parameters.
+        keep_weights: also return the networks.
     """
+    program = block.program
     report("data")
-    with jax.enable_x64(True):
-        problems = [build_problem(block, directory, seed) for seed in block.seeds]
-    dtype = block.cells[0].compute.dtype
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(dtype), *problems)
+    # Families that differ in training alone have the same data and initial weights.
+    sections = [(family.data, family.model, family.seed) for family in block.families]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(sections))}
+    problems = build_problems(list(number_of), program.room, directory)
     # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
-    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        return _run_stages(block, jax.tree.map(jnp.asarray, stacked), report)
+    with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
+        problem_of = [number_of[key] for key in sections]
+        return _Stages(block, problem_of, problems, batch_pairs, report).run(keep_weights)
 
 
-def _run_stages(
-    block: Block, problem: Problem, report: Callable[[str], None]
-) -> list[dict[str, np.ndarray]]:
-    """As ``run_block``, from its problems, stacked over seeds."""
-    setup = setup_of(block.cells[0])
-    seeds, forget = len(block.seeds), jnp.asarray(block.forget_indices)
-    points = forget.shape[0]
-    m = problem.y.shape[1]
-    pairs = setup.n * m
+class _Stages:
+    """The stages of one block."""
 
-    def per_point(tree: Any) -> Any:
-        """Repeat seeds so that lane (seed, point) holds its seed's entry."""
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, points, axis=0), tree)
+    def __init__(
+        self,
+        block: Block,
+        problem_of: Sequence[int],
+        problems: Any,
+        batch_pairs: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self.program: Program = block.program
+        self.families: Sequence[Family] = block.families
+        self.problem_of = problem_of
+        problems = pad_to_capacity(problems, ("problems", self.program))
+        self.problems = jax.tree.map(jnp.asarray, self.cast(problems))
+        self.pairs = self.program.room.neurons * self.program.room.samples
+        self.batch_pairs = batch_pairs
+        self.report = report
 
-    # Training needs no test set: dropping it keeps lanes small.
-    bare = problem._replace(
-        x_test=problem.x_test[:, :0],
-        y_test=problem.y_test[:, :0],
-        test_offset=problem.test_offset[..., :0],
-    )
-    # Trainings and retrainings are lanes of one call, as are their certificates: a program each.
-    lanes = seeds * points
-    everything = jnp.ones((seeds, m), bool)
-    keep = jnp.tile(jnp.arange(m) != forget[:, None], (seeds, 1))
-    needed = sorted({start for cell in block.cells for start in _STARTS[cell.retrain.init]})
-    report("train")
-    models = _run_lanes(
-        train_stage,
-        setup,
-        (
-            _concatenate(bare, *[per_point(bare)] * len(needed)),
-            jnp.concatenate([jnp.full(seeds, ORIGINAL), jnp.repeat(jnp.asarray(needed), lanes)]),
-            _concatenate(everything, *[keep] * len(needed)),
-        ),
-        pairs=pairs,
-    )
-    jax.block_until_ready(models)
-    trained = _part(models, 0, seeds)
-    retrained = {
-        start: _part(models, seeds + place * lanes, lanes) for place, start in enumerate(needed)
-    }
+    def cast(self, tree: Any) -> Any:
+        """NumPy numbers in the block's precision."""
+        whole = np.int64 if self.program.dtype == "float64" else np.int32
+        types = {"f": self.program.dtype, "i": whole, "b": bool}
+        return jax.tree.map(lambda leaf: leaf.astype(types[leaf.dtype.kind]), tree)
 
-    rows = []
-    fractions = jnp.asarray(block.step_fractions)
-    for cell, content in zip(block.cells, block.contents, strict=True):
-        report("evaluate")
-        setup = setup_of(cell)
-        first, again = _STARTS[cell.retrain.init]
-        certificates = _run_lanes(
-            certify_stage,
-            setup,
-            (
-                _concatenate(bare, per_point(bare)),
-                _concatenate(trained, retrained[first]),
-                _concatenate(everything, keep),
-            ),
-            pairs=pairs * len(setup.kink_tols),
-        )
-        shared, swept = _run_lanes(
-            evaluate_stage,
-            setup,
-            (
-                per_point(problem),
-                per_point(trained),
-                per_point(_part(certificates, 0, seeds)),
-                retrained[first],
-                _part(certificates, seeds, lanes),
-                jnp.full(lanes, first),
-                retrained[again],
-                jnp.tile(forget, seeds),
-            ),
-            (fractions,),
-            pairs=pairs * len(setup.kink_tols) * len(block.step_fractions),
-        )
-        rows.append(_columns(block, content, jax.device_get(shared), jax.device_get(swept)))
-    return rows
-
-
-def _concatenate(*trees: Any) -> Any:
-    """Lanes after lanes."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
-
-
-def _part(tree: Any, first: int, count: int) -> Any:
-    """``count`` lanes from the ``first`` on."""
-    return jax.tree.map(lambda leaf: leaf[first : first + count], tree)
-
-
-def _columns(
-    block: Block, content: dict[str, Any], shared: dict[str, Any], swept: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """Flatten (seed, point, step) and add the identity columns."""
-    count = len(block.step_fractions)
-    columns = {name: np.repeat(np.asarray(value), count) for name, value in shared.items()}
-    columns |= {name: np.asarray(value).reshape(-1) for name, value in swept.items()}
-    for column in COLUMNS:
-        if column.type == "float64" and column.name in columns:
-            columns[column.name] = columns[column.name].astype(np.float64)
-        elif column.type == "string" and column.name in columns:
-            columns[column.name] = np.asarray(STATUSES)[columns[column.name]]
-    identity = list(_identities(block))
-    columns["seed"], columns["forget_index"], columns["step_fraction"] = map(
-        np.asarray, zip(*identity, strict=True)
-    )
-    base = digest(content)
-    columns["trial_id"] = np.asarray(
-        [
-            digest({"of": base, "seed": seed, "forget": index, "step_fraction": fraction})
-            for seed, index, fraction in identity
+    def run(self, keep_weights: bool) -> Results:
+        """All stages."""
+        self.report("train")
+        place_of, models, utilisation = self.train()
+        self.report("evaluate")
+        # Branches that are certified in the same way share programs.
+        ways: dict[tuple[Setup, int], list[tuple[int, int]]] = {}
+        for number, family in enumerate(self.families):
+            for place, branch in enumerate(family.branches):
+                setup = setup_of(family.model, family.train, branch.evaluate)
+                rungs = len(_settings(family.train, branch.evaluate).kink_tols)
+                ways.setdefault((setup, rungs), []).append((number, place))
+        parts = [
+            self.evaluate(setup, rungs, owners, place_of, models)
+            for (setup, rungs), owners in ways.items()
         ]
-    )
-    return columns
+        return Results(
+            columns={
+                name: np.concatenate([part.columns[name] for part in parts])
+                for name in parts[0].columns
+            },
+            owner=np.concatenate([part.owner for part in parts]),
+            forget_index=np.concatenate([part.forget_index for part in parts]),
+            step_fraction=np.concatenate([part.step_fraction for part in parts]),
+            utilisation=utilisation,
+            networks=self.networks(place_of, models) if keep_weights else None,
+        )
 
+    def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[tuple[Any, ...]]:
+        """Every trained and retrained network, without the room around it."""
+        weights, problems = jax.device_get((models.weights, self.problems))
+        found = []
+        for lane, place in place_of.items():
+            problem = _at(problems, self.problem_of[lane.family])
+            used, rows = problem.u != 0, problem.present
+            found.append(
+                (
+                    lane.family,
+                    None if lane.forget == _NOTHING else lane.forget,
+                    lane.start,
+                    weights[place][used],
+                    problem.u[used],
+                    problem.x[rows],
+                    problem.y[rows],
+                )
+            )
+        return found
 
-def _identities(block: Block) -> Iterable[tuple[int, int, float]]:
-    for seed in block.seeds:
-        for index in block.forget_indices:
-            for fraction in block.step_fractions:
-                yield seed, index, fraction
+    def train(self) -> tuple[dict[_Lane, int], Any, float]:
+        """Train and retrain: where each lane's model is, the models, and the utilisation."""
+        lanes = [
+            lane
+            for number, family in enumerate(self.families)
+            for lane in (
+                _Lane(number, ORIGINAL, _NOTHING),
+                *(_Lane(number, start, index) for index, start in sorted(family.retrainings())),
+            )
+        ]
+        # Those with the most steps first: the batch is full until little is left.
+        lanes.sort(key=lambda lane: -self.families[lane.family].train.max_steps)
+        family, start, forget = map(np.asarray, zip(*lanes, strict=True))
+        settings = _stack([_settings(f.train, f.judge) for f in self.families])
+        settings = self.cast(pad_to_capacity(settings, ("settings", self.program)))
+        (models, available), places = run_lanes(
+            _train,
+            self.program.setup,
+            _Trained(np.asarray(self.problem_of)[family], family, start, forget),
+            (self.problems, settings),
+            self.pairs,
+            self.batch_pairs,
+        )
+        steps, available = jax.device_get((models.steps, available))
+        needed = -(-steps[places] // self.program.setup.check_every)
+        devices = len(jax.local_devices())
+        utilisation = needed.sum() / max(1.0, available.mean() * devices)
+        return dict(zip(lanes, map(int, places), strict=True)), models, float(utilisation)
+
+    def evaluate(
+        self,
+        setup: Setup,
+        rungs: int,
+        owners: Sequence[tuple[int, int]],
+        place_of: Mapping[_Lane, int],
+        models: Any,
+    ) -> Results:
+        """Certify, compare and unlearn for branches that share a program."""
+        certified: list[tuple[int, int, int]] = []
+        certified_settings, certificate_of = [], {}
+        for number, place in owners:
+            family = self.families[number]
+            branch = family.branches[place]
+            first, _ = STARTS[branch.retrain.init]
+            settings = _settings(family.train, branch.evaluate)
+            for lane in (
+                _Lane(number, ORIGINAL, _NOTHING),
+                *(_Lane(number, first, i) for forget, _ in branch.pairs for i in forget),
+            ):
+                certificate_of[number, place, lane] = len(certified)
+                certified.append((self.problem_of[number], place_of[lane], lane.forget))
+                certified_settings.append(settings)
+        weight = self.pairs * rungs
+        problem, model, left_out = map(np.asarray, zip(*certified, strict=True))
+        certificates, places = run_lanes(
+            _certify,
+            setup,
+            _Certified(problem, model, left_out, self.cast(_stack(certified_settings))),
+            (self.problems, models),
+            weight,
+            self.batch_pairs,
+        )
+
+        forgotten, settings_of, fractions_of, whose = [], [], [], []
+        for number, place in owners:
+            family = self.families[number]
+            branch = family.branches[place]
+            first, again = STARTS[branch.retrain.init]
+            trained = _Lane(number, ORIGINAL, _NOTHING)
+            for forget, each_fraction in branch.pairs:
+                for index in forget:
+                    retrained = _Lane(number, first, index)
+                    forgotten.append(
+                        _Forgotten(
+                            problem=self.problem_of[number],
+                            trained=place_of[trained],
+                            original=places[certificate_of[number, place, trained]],
+                            retrained=place_of[retrained],
+                            reference=places[certificate_of[number, place, retrained]],
+                            start=first,
+                            again=place_of[_Lane(number, again, index)],
+                            forget=index,
+                        )
+                    )
+                    settings_of.append(_settings(family.train, branch.evaluate))
+                    fractions_of.append(each_fraction)
+                    whose.append((number, place))
+        common = (self.problems, models, certificates)
+        lanes = _Forgotten(*map(np.asarray, zip(*forgotten, strict=True)))
+        compared, compared_places = run_lanes(
+            _compare, setup, lanes, common, self.pairs, self.batch_pairs
+        )
+        # From here on a lane for each step fraction.
+        source = np.repeat(np.arange(len(forgotten)), [len(f) for f in fractions_of])
+        fractions = np.concatenate([np.asarray(f, np.float64) for f in fractions_of])
+        each, settings = _at((lanes, self.cast(_stack(settings_of))), source)
+        unlearned, unlearned_places = run_lanes(
+            _unlearn,
+            setup,
+            (each, settings, self.cast(fractions)),
+            common,
+            weight,
+            self.batch_pairs,
+        )
+        compared, unlearned = jax.device_get((compared, unlearned))
+        columns = {name: column[compared_places][source] for name, column in compared.items()}
+        columns |= {name: column[unlearned_places] for name, column in unlearned.items()}
+        return Results(
+            columns=columns,
+            owner=np.asarray(whose)[source],
+            forget_index=each.forget,
+            step_fraction=fractions,
+            utilisation=np.nan,
+        )

@@ -6,6 +6,8 @@ changes no existing trial. Neither batch, order nor position in a sweep enters.
 
 import hashlib
 import json
+import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaunlearn.data.real import load_npz
-from gaunlearn.sweep.spec import Cell, FileData
+from gaunlearn.sweep.sections import FileData, Section
 
-__all__ = ["data_content", "digest", "key_words", "model_content", "trial_content"]
+__all__ = [
+    "content_digest",
+    "digest",
+    "key_words",
+    "section_digest",
+    "training_digest",
+    "trial_id",
+]
+
+# To be raised when the same content no longer gives the same numbers.
+_GENERATION = 3
 
 
 def digest(content: Any) -> str:
@@ -34,32 +46,45 @@ def _file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def data_content(cell: Cell, directory: Path) -> dict[str, Any]:
-    """What the training data depend on, besides the seed."""
-    content = cell.data.model_dump(mode="json", exclude_defaults=True)
-    if isinstance(cell.data, FileData):
-        content["path"] = _file_digest(directory / cell.data.path)
-    return content
+@lru_cache(maxsize=4096)
+def section_digest(section: Section, directory: Path) -> str:
+    """Of a section's parameters; of a file's content rather than its name.
+
+    A file is read once a process: what it held then is what its trials are.
+    """
+    content = section.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(section, FileData):
+        content["path"] = _file_digest(directory / section.path)
+    return digest(content)
 
 
-def model_content(cell: Cell) -> dict[str, Any]:
-    """What the initial weights depend on, besides the seed and d."""
-    return cell.model.model_dump(mode="json", exclude_defaults=True)
+@lru_cache(maxsize=4096)
+def content_digest(sections: tuple[Section, ...], directory: Path) -> str:
+    """Of all of a trial but seed, forgotten sample and step: data, model, train, retrain, evaluate
+    and compute, in this order.
+    """
+    each = [section_digest(section, directory) for section in sections]
+    return digest({"generation": _GENERATION, "sections": each})
 
 
-def trial_content(cell: Cell, data: dict[str, Any]) -> dict[str, Any]:
-    """All of a trial but seed, forgotten point and step; ``data`` is its ``data_content``."""
-    return {
-        "data": data,
-        "model": model_content(cell),
-        **{
-            section: getattr(cell, section).model_dump(mode="json", exclude_defaults=True)
-            for section in ("train", "retrain", "evaluate", "compute")
-        },
-    }
+def training_digest(sections: tuple[Section, ...], directory: Path) -> str:
+    """Of all that a training depends on but the seed: data, model, train, compute and, if
+    certificates can end it, evaluate.
+    """
+    return digest([_GENERATION, [section_digest(section, directory) for section in sections]])
 
 
-def key_words(purpose: str, content: dict[str, Any], seed: int) -> NDArray[np.uint32]:
-    """The two words of a threefry key for one purpose ("data", "init") of one trial."""
-    text = digest({"purpose": purpose, "content": content, "seed": seed})
+def trial_id(content: str, seed: int, forget_index: int, step_fraction: float) -> str:
+    """The name of one trial of the ``content_digest``."""
+    place = struct.pack("<qqd", seed, forget_index, step_fraction)
+    return hashlib.blake2b(content.encode() + place, digest_size=16).hexdigest()
+
+
+def key_words(purpose: str, content: str, seed: int) -> NDArray[np.uint32]:
+    """The two words of a threefry key for one purpose ("data", "init 0") of one trial.
+
+    Args:
+        content: the ``section_digest`` of what the numbers are for.
+    """
+    text = digest({"generation": _GENERATION, "purpose": purpose, "content": content, "seed": seed})
     return np.frombuffer(bytes.fromhex(text[:16]), dtype=">u4").astype(np.uint32)

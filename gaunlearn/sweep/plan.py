@@ -1,94 +1,510 @@
 """From a specification to the tree of stages that have to run (DESIGN 3.4).
 
-A training serves every forget set, step fraction, way of retraining and way of evaluating; so a
-``Block`` is one training configuration with some seeds and all that hangs below it, and is what is
-computed, stored and resumed as a whole.
+A training serves every forgotten sample, step fraction, way of retraining and way of evaluating:
+it and all that hangs below it is a ``Family``. Families whose arrays fit one program are packed
+into ``Block``s, which are computed, stored and resumed as a whole. Everything here is lazy: a
+sweep of a million trials is never held at once.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from gaunlearn.data.real import load_npz
-from gaunlearn.schema import SCHEMA_VERSION
-from gaunlearn.sweep.identity import data_content, digest, model_content, trial_content
-from gaunlearn.sweep.spec import Cell, FileData, Sweep
+from gaunlearn.losses import LOSSES
+from gaunlearn.sweep.grid import Cell
+from gaunlearn.sweep.identity import content_digest, digest, training_digest
+from gaunlearn.sweep.problems import data_size, model_of, size_of
+from gaunlearn.sweep.sections import (
+    Computing,
+    Evaluation,
+    IsotropicData,
+    MixtureData,
+    Retraining,
+    Section,
+    Training,
+)
+from gaunlearn.sweep.shapes import (
+    COMPILATION_S,
+    Size,
+    choose_shapes,
+    lane_bytes,
+    problem_bytes,
+    step_seconds,
+)
+from gaunlearn.sweep.spec import Sweep
+from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
 
-__all__ = ["Block", "plan_blocks"]
+__all__ = [
+    "STARTS",
+    "Block",
+    "Branch",
+    "Family",
+    "Limits",
+    "Load",
+    "Pairs",
+    "Program",
+    "Survey",
+    "choose_rooms",
+    "families_of",
+    "families_of_cells",
+    "largest_memory",
+    "plan_blocks",
+    "setup_of",
+    "split_block",
+    "survey",
+]
 
-# Retrainings that run side by side in a block: enough to amortise a step's overhead, few enough
-# that an interruption loses little.
-_RETRAININGS = 96
+# Where a retraining starts, and the second one whose distance gives the floor.
+STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
+
+# What certificates and limits cost, in training steps of the same problem (measured at
+# (m, n) = (10, 100) and (50, 400); an estimate like those of ``shapes``).
+_TRAINING_EXTRA, _EVALUATION = 800, 1200
+# A block is to take about so long, and have at most so many rows: enough that engine and files cost
+# little, few enough that an interruption loses little.
+_BLOCK_S, _BLOCK_ROWS = 4.0, 50_000
+# A process can hold few programs (see machine.drop_programs_if_crowded).
+_PROGRAMS_AT_A_TIME = 4
+
+_NOWHERE = Size(0, 0, 0, 0)
+
+Pairs = tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
 
 
-@dataclass(frozen=True)
-class Block:
-    """One training configuration, some seeds, and everything evaluated below them.
+class Branch(NamedTuple):
+    """What is done with a training: one way of retraining and evaluating it.
 
     Attributes:
-        key: hash of the content of all the block's trials; the name of its file.
-        cells: differ in [retrain] and [evaluate] only.
-        contents: ``trial_content`` of each cell.
-        data, model: what the random keys are folded from.
-        seeds, forget_indices, step_fractions: every combination is a trial of each cell.
+        retrain, evaluate: its sections.
+        pairs: products of forgotten samples and step fractions; none of a pair occurs twice.
     """
 
-    key: str
-    cells: tuple[Cell, ...]
-    contents: tuple[dict[str, Any], ...]
-    data: dict[str, Any]
-    model: dict[str, Any]
-    seeds: tuple[int, ...]
-    forget_indices: tuple[int, ...]
-    step_fractions: tuple[float, ...]
+    retrain: Retraining
+    evaluate: Evaluation
+    pairs: Pairs
 
     @property
     def trials(self) -> int:
-        """How many rows the block will have."""
-        return (
-            len(self.cells) * len(self.seeds) * len(self.forget_indices) * len(self.step_fractions)
+        """How many rows it has."""
+        return sum(len(forget) * len(steps) for forget, steps in self.pairs)
+
+
+class Family(NamedTuple):
+    """One training and all trials that share it.
+
+    Attributes:
+        data, model, train, compute: its sections.
+        judge: how certificates are computed during training, if that may end it.
+        seed: of data and initial weights.
+        branches: differ in [retrain] or [evaluate].
+    """
+
+    data: Any
+    model: Any
+    train: Training
+    compute: Computing
+    judge: Evaluation | None
+    seed: int
+    branches: tuple[Branch, ...]
+
+    @property
+    def trials(self) -> int:
+        """How many rows it has."""
+        return sum(branch.trials for branch in self.branches)
+
+    def retrainings(self) -> set[tuple[int, int]]:
+        """(forgotten sample, initialisation) of each retraining."""
+        return {
+            (index, start)
+            for branch in self.branches
+            for start in STARTS[branch.retrain.init]
+            for forget, _ in branch.pairs
+            for index in forget
+        }
+
+    def steps(self) -> float:
+        """Its cost in training steps, if none ends early."""
+        trainings = 1 + len(self.retrainings())
+        return trainings * (self.train.max_steps + _TRAINING_EXTRA) + self.trials * _EVALUATION
+
+    def contents(self, directory: Path) -> tuple[str, ...]:
+        """``identity.content_digest`` of each branch."""
+        return tuple(
+            content_digest(
+                (self.data, self.model, self.train, b.retrain, b.evaluate, self.compute), directory
+            )
+            for b in self.branches
         )
 
 
-def plan_blocks(sweep: Sweep) -> Iterator[Block]:
-    """The blocks of a sweep, one training configuration after the other, none twice."""
-    planned: set[str] = set()
+class Program(NamedTuple):
+    """What is compiled for training: the same for all families of a block.
+
+    Attributes:
+        source: where data come from; "gaussian_mixture", "isotropic" or "given".
+        setup: the static part of its trials.
+        rungs: length of the ladder of kink tolerances during training; 0 if it is not judged.
+        n_test: fresh samples.
+        dtype: of everything.
+        room: the arrays' shape.
+    """
+
+    source: str
+    setup: Setup
+    rungs: int
+    n_test: int
+    dtype: str
+    room: Size
+
+
+class Block(NamedTuple):
+    """Some families of one program, and what they are called.
+
+    Attributes:
+        key: hash of the content of all the block's trials; the name of its file.
+        program: what they are computed with.
+        families: what is computed.
+    """
+
+    key: str
+    program: Program
+    families: tuple[Family, ...]
+
+    @property
+    def trials(self) -> int:
+        """How many rows it has."""
+        return sum(family.trials for family in self.families)
+
+
+@dataclass
+class Survey:
+    """What a sweep amounts to.
+
+    Attributes:
+        trials, trainings, retrainings: how many of each there are.
+        seconds: estimated time on two cores, without compilation.
+        shapes: for each program but its room, the shape that each size is computed in.
+        ways: for each program but its room, the sizes that are evaluated in each way, named by
+            how kinks are treated and the length of the ladder of tolerances.
+    """
+
+    trials: int = 0
+    trainings: int = 0
+    retrainings: int = 0
+    seconds: float = 0.0
+    shapes: dict[Program, dict[Size, Size]] = field(default_factory=dict)
+    ways: dict[Program, dict[tuple[str, int], set[Size]]] = field(default_factory=dict)
+
+    @property
+    def evaluation_programs(self) -> int:
+        """How many programs evaluate: each way of handling kinks has one a shape."""
+        return sum(
+            len({self.shapes[program][size] for size in sizes})
+            for program, ways in self.ways.items()
+            for sizes in ways.values()
+        )
+
+    @property
+    def programs(self) -> set[Program]:
+        """Everything that trains."""
+        return {
+            program._replace(room=room)
+            for program, shapes in self.shapes.items()
+            for room in shapes.values()
+        }
+
+    @property
+    def compilation_seconds(self) -> float:
+        """Estimated time of compiling it."""
+        training, evaluation = len(self.programs), self.evaluation_programs
+        return COMPILATION_S * (0.4 * training + 0.6 * evaluation)
+
+
+def setup_of(model: Any, train: Training, evaluate: Evaluation | None) -> Setup:
+    """The static part of trials."""
+    return Setup(
+        model=model_of(model),
+        loss=LOSSES[train.loss],
+        optimizer=train.optimizer,
+        check_every=train.check_every,
+        to_limit=train.end == "limit",
+        to_epsilon=train.target_epsilon is not None,
+        kinks=evaluate is None or evaluate.kinks == "handled",
+    )
+
+
+def _program(family: Family, directory: Path) -> tuple[Program, Size]:
+    """A family's program with room for it alone."""
+    size = size_of(family.data, family.model, directory)
+    synthetic = isinstance(family.data, MixtureData | IsotropicData)
+    judge = family.judge
+    program = Program(
+        source=family.data.kind if synthetic else "given",
+        setup=setup_of(family.model, family.train, judge),
+        rungs=0 if judge is None else len(judge.kink_tol),
+        n_test=data_size(family.data, directory)[2],
+        dtype=family.compute.dtype,
+        room=size,
+    )
+    return program, size
+
+
+def _pairs_of(cells: Iterable[Cell], m: int) -> Pairs:
+    """Forgotten samples and step fractions of cells that differ in nothing else, none twice."""
+    steps_of: dict[int, dict[float, None]] = {}
+    for cell in cells:
+        indices = range(m) if cell.forget_indices is None else cell.forget_indices
+        for index in indices:
+            steps_of.setdefault(index, {}).update(dict.fromkeys(cell.step_fractions))
+    together: dict[tuple[float, ...], list[int]] = {}
+    for index, steps in steps_of.items():
+        together.setdefault(tuple(steps), []).append(index)
+    return tuple((tuple(indices), steps) for steps, indices in together.items())
+
+
+def _families(cells: list[Cell], directory: Path) -> Iterator[Family]:
+    """The families of cells that share a training configuration: one a seed."""
+    first = cells[0]
+    m = data_size(first.data, directory)[0]
+    several_seeds = len({cell.seeds for cell in cells}) > 1
+    shared: tuple[Branch, ...] | None = None
+    for seed in dict.fromkeys(seed for cell in cells for seed in cell.seeds):
+        if shared is None or several_seeds:
+            groups: dict[tuple[Section, Section], list[Cell]] = {}
+            for cell in cells:
+                if not several_seeds or seed in cell.seeds:
+                    groups.setdefault((cell.retrain, cell.evaluate), []).append(cell)
+            shared = tuple(
+                Branch(*key, _pairs_of(members, m))  # type: ignore[arg-type]
+                for key, members in groups.items()
+            )
+        yield Family(first.data, first.model, first.train, first.compute, first.judge, seed, shared)
+
+
+def survey(sweep: Sweep) -> Survey:
+    """Count what there is to do, and choose the shapes to do it in."""
+    found = Survey()
+    demand: dict[Program, dict[Size, float]] = {}
+    for cells in sweep.trainings():
+        seeds = len({seed for cell in cells for seed in cell.seeds})
+        same = len({cell.seeds for cell in cells}) == 1
+        for family in _families(cells, sweep.directory):
+            count = seeds if same else 1
+            program, size = _program(family, sweep.directory)
+            steps = count * family.steps()
+            found.trials += count * family.trials
+            found.trainings += count
+            found.retrainings += count * len(family.retrainings())
+            sizes = demand.setdefault(program._replace(room=_NOWHERE), {})
+            sizes[size] = sizes.get(size, 0.0) + steps
+            ways = found.ways.setdefault(program._replace(room=_NOWHERE), {})
+            for _, evaluate, _ in family.branches:
+                way = evaluate.kinks, len(evaluate.kink_tol)
+                ways.setdefault(way, set()).add(size)
+            if same:
+                break
+    found.shapes = {program: choose_shapes(sizes) for program, sizes in demand.items()}
+    found.seconds = sum(
+        steps * float(step_seconds(room.samples, room.neurons))
+        for program, sizes in demand.items()
+        for size, steps in sizes.items()
+        for room in [found.shapes[program][size]]
+    )
+    return found
+
+
+def choose_rooms(families: Iterable[Family], directory: Path) -> dict[Program, dict[Size, Size]]:
+    """``Survey.shapes`` of families that are given one by one."""
+    demand: dict[Program, dict[Size, float]] = {}
+    for family in families:
+        program, size = _program(family, directory)
+        sizes = demand.setdefault(program._replace(room=_NOWHERE), {})
+        sizes[size] = sizes.get(size, 0.0) + family.steps()
+    return {program: choose_shapes(sizes) for program, sizes in demand.items()}
+
+
+def families_of_cells(cells: Iterable[Cell], directory: Path) -> Iterator[Family]:
+    """The families of cells in any order; cells that share a training come together."""
     groups: dict[str, list[Cell]] = {}
-    for cell in sweep.cells:
-        shared = repr((cell.data, cell.model, cell.train, cell.compute))
-        groups.setdefault(shared, []).append(cell)
-    for cells in groups.values():
-        first = cells[0]
-        data = data_content(first, sweep.directory)
-        contents = tuple(trial_content(cell, data) for cell in cells)
-        if sweep.forget_indices is not None:
-            indices = sweep.forget_indices
-        elif isinstance(first.data, FileData):
-            indices = tuple(range(len(load_npz(sweep.directory / first.data.path).y)))
-        else:
-            indices = tuple(range(first.data.m))
-        count = max(1, _RETRAININGS // (2 * len(indices)))
-        for place in range(0, len(sweep.seeds), count):
-            seeds = sweep.seeds[place : place + count]
-            key = digest(
-                {
-                    "schema": SCHEMA_VERSION,
-                    "cells": contents,
-                    "seeds": seeds,
-                    "forget": indices,
-                    "step_fractions": sweep.step_fractions,
-                }
+    for cell in cells:
+        groups.setdefault(training_digest(cell.training(), directory), []).append(cell)
+    for together in groups.values():
+        yield from _families(together, directory)
+
+
+class Load(NamedTuple):
+    """What some families amount to; loads of one program add up."""
+
+    steps: float
+    rows: int
+    lanes: int
+    families: int
+
+    @classmethod
+    def of(cls, family: Family) -> "Load":
+        """That of one family."""
+        return cls(family.steps(), family.trials, 1 + len(family.retrainings()), 1)
+
+    @classmethod
+    def total(cls, families: Iterable[Family]) -> "Load":
+        """That of several."""
+        return functools.reduce(cls.plus, map(cls.of, families), cls(0, 0, 0, 0))
+
+    def plus(self, other: "Load") -> "Load":
+        """That of both."""
+        return Load(
+            self.steps + other.steps,
+            self.rows + other.rows,
+            self.lanes + other.lanes,
+            self.families + other.families,
+        )
+
+    def seconds(self, program: Program) -> float:
+        """Estimated time on two cores."""
+        return self.steps * float(step_seconds(program.room.samples, program.room.neurons))
+
+    def memory(self, program: Program) -> float:
+        """Bytes that are kept on the devices while it runs, batches apart."""
+        kept = self.lanes * lane_bytes(program.room)
+        # Arrays have room for a power of two of each.
+        return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test))
+
+
+class Limits(NamedTuple):
+    """How large a block may be.
+
+    Attributes:
+        speed: of the devices, in units of two cores: a block is to take some seconds.
+        memory: bytes on the devices.
+    """
+
+    speed: float = 1.0
+    memory: float = 4e9
+
+    def exceeded(self, program: Program, load: Load) -> bool:
+        """Whether this is too much for a block."""
+        return (
+            load.seconds(program) > _BLOCK_S * self.speed
+            or load.rows > _BLOCK_ROWS
+            or load.memory(program) > self.memory
+        )
+
+
+def _halves(family: Family) -> list[Family]:
+    """A family as two with half its forgotten samples each; itself if it has only one."""
+    indices = sorted({index for index, _ in family.retrainings()})
+    if len(indices) < 2:
+        return [family]
+    first = set(indices[: len(indices) // 2])
+
+    def part(chosen: Callable[[int], bool]) -> Family:
+        branches = [
+            branch._replace(
+                pairs=tuple(
+                    (kept, steps)
+                    for forget, steps in branch.pairs
+                    if (kept := tuple(index for index in forget if chosen(index)))
+                )
             )
-            if key in planned:
+            for branch in family.branches
+        ]
+        return family._replace(branches=tuple(branch for branch in branches if branch.pairs))
+
+    return [part(lambda index: index in first), part(lambda index: index not in first)]
+
+
+def _pieces(program: Program, family: Family, limits: Limits) -> Iterator[Family]:
+    """A family that does not fit into memory, as several that each repeat its training."""
+    large = Load.of(family).memory(program) > limits.memory
+    halves = _halves(family) if large else [family]
+    if len(halves) == 1:
+        yield family
+    else:
+        for half in halves:
+            yield from _pieces(program, half, limits)
+
+
+def _block(program: Program, families: Sequence[Family], directory: Path) -> Block:
+    content = [
+        [family.seed, family.contents(directory), [branch.pairs for branch in family.branches]]
+        for family in families
+    ]
+    return Block(digest(content), program, tuple(families))
+
+
+def split_block(block: Block, directory: Path) -> list[Block]:
+    """A block as two smaller ones; as itself if it is a single retraining's."""
+    families = block.families
+    if len(families) == 1:
+        parts: list[Sequence[Family]] = [[half] for half in _halves(families[0])]
+    else:
+        middle = len(families) // 2
+        parts = [families[:middle], families[middle:]]
+    return [_block(block.program, part, directory) for part in parts]
+
+
+def families_of(sweep: Sweep, shard: tuple[int, int] = (0, 1)) -> Iterator[Family]:
+    """The families of a sweep; with shard (i, n) every n-th, from the i-th on."""
+    part, count = shard
+    every = (family for cells in sweep.trainings() for family in _families(cells, sweep.directory))
+    return itertools.islice(every, part, None, count)
+
+
+def plan_blocks(
+    families: Callable[[], Iterable[Family]],
+    directory: Path,
+    shapes: Mapping[Program, Mapping[Size, Size]],
+    limits: Limits,
+) -> Iterator[Block]:
+    """Pack families into blocks, those of one program one after the other.
+
+    Args:
+        families: gives them anew each time it is called: once for every few programs, so that few
+            blocks are open, and few programs needed, at a time.
+        directory: what relative paths in the specification refer to.
+        shapes: those of the sweep's ``survey``.
+    """
+    programs = [
+        program._replace(room=room)
+        for program, rooms in shapes.items()
+        for room in dict.fromkeys(rooms.values())
+    ]
+    for first in range(0, len(programs), _PROGRAMS_AT_A_TIME):
+        chosen = set(programs[first : first + _PROGRAMS_AT_A_TIME])
+        waiting: dict[Program, list[Family]] = {}
+        loads: dict[Program, Load] = {}
+        for family in families():
+            program, size = _program(family, directory)
+            program = program._replace(room=shapes[program._replace(room=_NOWHERE)][size])
+            if program not in chosen:
                 continue
-            planned.add(key)
-            yield Block(
-                key=key,
-                cells=tuple(cells),
-                contents=contents,
-                data=data,
-                model=model_content(first),
-                seeds=seeds,
-                forget_indices=indices,
-                step_fractions=sweep.step_fractions,
-            )
+            for piece in _pieces(program, family, limits):
+                together = waiting.setdefault(program, [])
+                alone = Load.of(piece)
+                load = loads[program].plus(alone) if together else alone
+                if together and limits.exceeded(program, load):
+                    yield _block(program, together, directory)
+                    together, load = waiting[program], alone
+                    together.clear()
+                together.append(piece)
+                loads[program] = load
+        for program, together in waiting.items():
+            if together:
+                yield _block(program, together, directory)
+
+
+def largest_memory(sweep: Sweep, found: Survey, limits: Limits) -> float:
+    """Bytes that the largest block keeps on its devices, as far as the first block of each
+    program tells.
+    """
+    first: dict[Program, float] = {}
+    for block in plan_blocks(lambda: families_of(sweep), sweep.directory, found.shapes, limits):
+        if block.program not in first:
+            load = Load.total(block.families)
+            first[block.program] = load.memory(block.program)
+        if len(first) == len(found.programs):
+            break
+    return max(first.values())

@@ -1,9 +1,15 @@
-"""Run a whole sweep: plan it, skip what is finished, run and store the rest."""
+"""Run a whole sweep: plan it, skip what is stored, run the rest and store it.
 
+The main thread plans and computes; another turns results into files meanwhile.
+"""
+
+import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,46 +20,70 @@ import numpy as np
 
 from gaunlearn.doctor import examine, versions
 from gaunlearn.schema import SCHEMA_VERSION
-from gaunlearn.sweep.execute import run_block
+from gaunlearn.sweep import machine
+from gaunlearn.sweep.execute import Results, run_block
 from gaunlearn.sweep.identity import digest
-from gaunlearn.sweep.plan import plan_blocks
-from gaunlearn.sweep.spec import Cell, SpecError, Sweep, column_name
+from gaunlearn.sweep.lanes import forget_capacities
+from gaunlearn.sweep.lock import locked
+from gaunlearn.sweep.place import Place, StorageError
+from gaunlearn.sweep.plan import (
+    Block,
+    Family,
+    Limits,
+    Load,
+    families_of,
+    plan_blocks,
+    split_block,
+    survey,
+)
+from gaunlearn.sweep.resume import claims_of, reconcile
+from gaunlearn.sweep.rows import rows_of, training_id
+from gaunlearn.sweep.sections import SpecError, column_name
+from gaunlearn.sweep.spec import Sweep
 from gaunlearn.sweep.store import (
+    Claim,
     Run,
-    finished_parts,
+    RunError,
+    Weights,
     load,
-    parts_directory,
+    read_claims,
     write_manifest,
     write_part,
+    write_weights,
 )
 
-__all__ = ["FaultyJaxError", "Progress", "run_sweep"]
+__all__ = ["FaultyJaxError", "Progress", "RunFailedError", "commit_of_code", "run_sweep"]
+
+# Seconds between two writings of the manifest.
+_MANIFEST_S = 5.0
 
 
 class FaultyJaxError(RuntimeError):
     """This JAX computes wrong results here."""
 
 
+class RunFailedError(RuntimeError):
+    """A run that had to stop; the message is one line that says why. What was stored stays."""
+
+
 class Progress(NamedTuple):
-    """Where a run is: trials done of all, the stage that begins, the last median epsilon."""
+    """Where a run is.
+
+    Attributes:
+        done, total: trials.
+        stage: the stage that begins, "stored" when a block has been, "already finished".
+        median_epsilon: of the trials that this process has run; NaN if there is none.
+        seconds_left: an estimate; NaN if there is none yet.
+    """
 
     done: int
     total: int
     stage: str
-    median_epsilon: float
+    median_epsilon: float = math.nan
+    seconds_left: float = math.nan
 
 
-def _parameters(cell: Cell) -> dict[str, Any]:
-    """Scalar parameters of a cell by column name; those that are not set have no column."""
-    found = {}
-    for section in ("data", "model", "train", "retrain", "evaluate", "compute"):
-        for key, value in getattr(cell, section).model_dump().items():
-            if value is not None and not isinstance(value, tuple):
-                found[column_name(section, key)] = value
-    return found
-
-
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """The commit of the checkout that this package was imported from, if it is one."""
     here = Path(__file__).resolve().parent
     try:
@@ -87,7 +117,7 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
     devices = jax.local_devices()
     return {
         "gaunlearn": version("gaunlearn"),
-        "commit": _commit(),
+        "commit": commit_of_code(),
         **versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -98,107 +128,247 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "spec_hash": digest(sweep.text),
         "spec": sweep.text,
+        "directory": str(sweep.directory.resolve()),
     }
 
 
-def _clear(out: Path) -> None:
+def _clear(out: Place) -> None:
     """Remove a run's files, and nothing else, from its directory."""
-    own = [out / "run.json", out / "spec.toml", *parts_directory(out).glob("*.parquet")]
-    own += [path for path in (out / "report").glob("*") if path.suffix in {".png", ".svg"}]
-    for path in own:
-        path.unlink(missing_ok=True)
+    for folder in ("trials", "weights", "unused"):
+        for name in (out / folder).names():
+            if name.endswith(".parquet"):
+                (out / folder).delete(name)
+    for name in (out / "report").names():
+        if name.endswith((".png", ".svg")):
+            (out / "report").delete(name)
+    for name in ("run.json", "spec.toml"):
+        out.delete(name)
+
+
+def _check_version(out: Place) -> None:
+    """Refuse a directory that another version wrote to."""
+    try:
+        load(out)
+    except RunError as error:
+        if "schema_version" in str(error):
+            raise SpecError(f"{error}; give another --out, or --fresh to replace it") from None
 
 
 def run_sweep(
     sweep: Sweep,
-    out: Path,
+    out: str | Path | Place,
     *,
     fresh: bool = False,
+    shard: tuple[int, int] = (0, 1),
     allow_faulty_jax: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Run:
-    """Run what is not finished yet; each block is stored as soon as it is done.
+    """Run what is not stored yet; each block is stored as soon as it is done.
 
     Args:
-        out: the run's directory, made if need be.
+        out: the run's directory or its URI; made if need be.
         fresh: remove what is there and begin anew.
+        shard: (i, n) runs the i-th of n parts, from 0 on.
         allow_faulty_jax: go on although a canary failed; the provenance says so.
-        progress: called whenever a stage begins and a block ends.
+        progress: called whenever a stage begins and, from the writing thread, when a block has
+            been stored.
 
     Raises:
-        SpecError: the directory cannot be written, or holds trials of another specification.
+        SpecError: the directory cannot be used, or another process uses it.
         FaultyJaxError: a canary failed.
+        RunFailedError: the disk is full, or a single trial does not fit into memory.
     """
+    if fresh and shard[1] > 1:
+        raise SpecError("--fresh with --shard would remove what other shards have stored")
+    place = Place.of(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SpecError(f"{out}: cannot be written: {error.strerror}") from None
-    if fresh:
-        _clear(out)
-    blocks = list(plan_blocks(sweep))
-    done = finished_parts(out)
-    stray = sorted(done - {block.key for block in blocks})
-    if stray:
-        raise SpecError(
-            f"{out}: holds trials of another specification (trials/{stray[0]}.parquet); "
-            "give another --out, or --fresh to replace them"
-        )
-    total = sum(block.trials for block in blocks)
-    finished = sum(block.trials for block in blocks if block.key in done)
-    keys = [block.key for block in blocks]
-    median = float("nan")
-    if all(key in done for key in keys):
-        _write_if_missing(out, sweep, keys, total)
-        progress(Progress(total, total, "already finished", median))
-        return load(out)
-
-    provenance = _provenance(sweep, allow_faulty_jax)
-    began = time.perf_counter()
-    for block in blocks:
-        if block.key in done:
-            continue
-
-        def report(stage: str, finished: int = finished, median: float = median) -> None:
-            progress(Progress(finished, total, stage, median))
-
-        rows = run_block(block, sweep.directory, report)
-        write_part(
-            out,
-            block.key,
-            [(columns, _parameters(cell)) for columns, cell in zip(rows, block.cells, strict=True)],
-            provenance,
-        )
-        done.add(block.key)
-        finished += block.trials
-        epsilon = np.concatenate([columns["epsilon"] for columns in rows])
-        median = float(np.nanmedian(epsilon)) if np.isfinite(epsilon).any() else float("nan")
-        manifest = _manifest(sweep, [key for key in keys if key in done], total)
-        manifest["provenance"] = provenance
-        manifest["seconds"] = round(time.perf_counter() - began, 3)
-        write_manifest(out, manifest, sweep.text)
-        progress(Progress(finished, total, "stored", median))
+        place.make()
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+    with locked(place.local, shard, digest(sweep.text)):
+        if shard[1] == 1:
+            for folder in (place, *(place / name for name in ("trials", "weights", "unused"))):
+                folder.remove_leftovers()
+        if fresh:
+            _clear(place)
+        _check_version(place)
+        try:
+            _Runner(sweep, place, shard, allow_faulty_jax, progress).run()
+        except StorageError as error:
+            raise RunFailedError(f"{error}; what was stored before is kept") from None
     return load(out)
 
 
-def _manifest(sweep: Sweep, parts: list[str], total: int) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "name": sweep.name,
-        "question": sweep.question,
-        "swept": [column_name(*axis) for axis in sweep.swept],
-        "trials": total,
-        "parts": parts,
-    }
+class _Runner:
+    """One run, by one process."""
 
+    def __init__(
+        self,
+        sweep: Sweep,
+        out: Place,
+        shard: tuple[int, int],
+        allow_faulty_jax: bool,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.sweep, self.out, self.shard = sweep, out, shard
+        self.allow_faulty_jax, self.progress = allow_faulty_jax, progress
+        self.plan = survey(sweep)
+        self.finished, self.parts, changed = reconcile(
+            out, families_of(sweep), sweep.directory, may_change=shard[1] == 1
+        )
+        if changed and shard[1] > 1:
+            raise SpecError(
+                f"{out.name}: holds trials of another specification; run once without --shard, or "
+                "with --fresh, or give another --out"
+            )
+        self.total = self.plan.trials
+        if shard[1] > 1:
+            self.total = sum(family.trials for family in families_of(sweep, shard))
+        self.manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": sweep.name,
+            "question": sweep.question,
+            "swept": [column_name(*axis) for axis in sweep.swept],
+            "trials": self.plan.trials,
+        }
+        self.median = self.seconds_left = math.nan
+        self.batch_pairs = machine.batch_pairs()
+        self.utilisation: list[tuple[float, int]] = []
+        self.epsilons: list[np.ndarray] = []
 
-def _write_if_missing(out: Path, sweep: Sweep, keys: list[str], total: int) -> None:
-    """A run that lost its manifest, or was planned differently, but has all its parts."""
-    try:
-        if load(out).manifest["parts"] == keys:
+    def left(self) -> Iterator[Block]:
+        """Blocks of what is not stored."""
+        directory = self.sweep.directory
+
+        def families() -> Iterator[Family]:
+            for family in families_of(self.sweep, self.shard):
+                left = self.finished.left_of(family, directory)
+                if left is not None:
+                    yield left
+
+        limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
+        return plan_blocks(families, directory, self.plan.shapes, limits)
+
+    def run(self) -> None:
+        done = self.finished.trials
+        if self.shard[1] > 1:
+            done = self.total - sum(
+                left.trials
+                for family in families_of(self.sweep, self.shard)
+                if (left := self.finished.left_of(family, self.sweep.directory))
+            )
+        self.done = done
+        if done == self.total:
+            self.write_manifest({})
+            self.tell("already finished")
             return
-    except ValueError:
-        pass
-    write_manifest(out, _manifest(sweep, keys, total), sweep.text)
+        provenance = _provenance(self.sweep, self.allow_faulty_jax)
+        self.write_manifest(provenance)
+        self.began = self.manifest_written = time.perf_counter()
+        self.computed_seconds = 0.0
+        self.left_seconds = self.plan.seconds * (self.total - done) / self.plan.trials
+        # One thread writes what the other has computed; at most one block waits between them.
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            pending: Future[None] | None = None
+            for block in self.left():
+                machine.drop_programs_if_crowded()
+                for part, results in self.compute(block):
+                    if pending is not None:
+                        pending.result()
+                    pending = writer.submit(self.store, part, results, provenance)
+            if pending is not None:
+                pending.result()
+        self.parts |= read_claims(self.out, "trials")  # other shards' too
+        self.write_manifest(provenance)
+
+    def compute(self, block: Block) -> Iterator[tuple[Block, Results]]:
+        """Run a block; in smaller batches, then in smaller blocks, if memory is short."""
+        pairs = block.program.room.neurons * block.program.room.samples
+        try:
+            results = run_block(
+                block,
+                self.sweep.directory,
+                self.batch_pairs,
+                self.tell,
+                keep_weights=self.sweep.keep_weights,
+            )
+        except Exception as error:
+            if not machine.out_of_memory(error):
+                raise
+            forget_capacities()
+        else:
+            yield block, results
+            return
+        if self.batch_pairs > pairs:
+            self.batch_pairs //= 2
+            yield from self.compute(block)
+            return
+        parts = split_block(block, self.sweep.directory)
+        if len(parts) == 1:
+            raise RunFailedError(
+                f"a trial with m = {block.program.room.samples} and n = "
+                f"{block.program.room.neurons} does not fit into memory; what was stored is kept"
+            )
+        for part in parts:
+            yield from self.compute(part)
+
+    def store(self, block: Block, results: Results, provenance: dict[str, Any]) -> None:
+        """Write a block's files, and say so. Runs in the writing thread."""
+        directory = self.sweep.directory
+        rows = rows_of(block, results, directory)
+        claims = [claim for family in block.families for claim in claims_of(family, directory)]
+        if results.networks is not None:
+            write_weights(
+                self.out,
+                block.key,
+                (
+                    Weights(training_id(block.families[number], directory), *network)
+                    for number, *network in results.networks
+                ),
+            )
+        write_part(
+            self.out, block.key, rows.columns, rows.parameters, rows.owner, claims, provenance
+        )
+        self.parts[block.key] = claims
+        self.done += block.trials
+        epsilon = rows.columns["epsilon"]
+        self.epsilons.append(epsilon[np.isfinite(epsilon)])
+        known = np.concatenate(self.epsilons)
+        self.median = float(np.median(known)) if known.size else math.nan
+        self.utilisation.append((results.utilisation, block.trials))
+        seconds = Load.total(block.families).seconds(block.program)
+        self.computed_seconds += seconds
+        self.left_seconds = max(0.0, self.left_seconds - seconds)
+        now = time.perf_counter()
+        self.seconds_left = (now - self.began) / self.computed_seconds * self.left_seconds
+        if now - self.manifest_written > _MANIFEST_S:
+            self.write_manifest(provenance)
+            self.manifest_written = now
+        self.tell("stored")
+
+    def tell(self, stage: str) -> None:
+        self.progress(Progress(self.done, self.total, stage, self.median, self.seconds_left))
+
+    def write_manifest(self, provenance: dict[str, Any]) -> None:
+        """Say what is stored."""
+        manifest = self.manifest | {"parts": {k: _stages(v) for k, v in self.parts.items()}}
+        if provenance:
+            manifest["provenance"] = provenance
+        else:
+            with suppress(RunError, KeyError):
+                manifest["provenance"] = load(self.out).manifest["provenance"]
+        if self.utilisation:
+            weight = sum(trials for _, trials in self.utilisation)
+            busy = sum(share * trials for share, trials in self.utilisation) / weight
+            manifest["training_lanes_busy"] = round(busy, 4)
+            manifest["seconds"] = round(time.perf_counter() - self.began, 3)
+        write_manifest(self.out, manifest, self.sweep.text)
+
+
+def _stages(claims: list[Claim]) -> dict[str, int]:
+    """What a part completes: branches of trainings, samples that they forget, trials."""
+    return {
+        "branches": len(claims),
+        "forgotten": sum(len(forget) for claim in claims for forget, _ in claim.pairs),
+        "trials": sum(len(f) * len(steps) for claim in claims for f, steps in claim.pairs),
+    }

@@ -1,36 +1,43 @@
 """A run's directory: Parquet parts, the specification, the manifest.
 
-    RUN_DIR/trials/<block key>.parquet   one part a block, written whole or not at all
-    RUN_DIR/spec.toml                    the specification as it was read
-    RUN_DIR/run.json                     the manifest: parts in plan order, and provenance
-    RUN_DIR/report/                      figures
+    RUN_DIR/trials/<key>.parquet    one part a block, written whole or not at all
+    RUN_DIR/weights/<key>.parquet   its networks, if the specification asks for them
+    RUN_DIR/unused/<key>.parquet    parts that a changed specification no longer wants
+    RUN_DIR/spec.toml               the specification as it was read
+    RUN_DIR/run.json                the manifest: what is complete, and provenance
+    RUN_DIR/report/                 figures
 
-Reads and writes no pickles. A part is written beside its place and renamed into it, so that a
-reader never sees half a file.
+The parts are the truth: each says in its metadata which stages it completes (``Claim``), and the
+manifest is a summary of them. Reads and writes no pickles.
 """
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaunlearn.schema import COLUMNS, SCHEMA_VERSION, Column
+from gaunlearn.sweep.place import Place, StorageError
 
 __all__ = [
+    "Claim",
     "Run",
     "RunError",
-    "finished_parts",
+    "Weights",
+    "arrow_schema",
     "load",
-    "parts_directory",
+    "read_claims",
+    "select_rows",
     "write_manifest",
     "write_part",
+    "write_weights",
 ]
 
 _ARROW = {
@@ -40,11 +47,51 @@ _ARROW = {
     "float64": pa.float64(),
     "bool": pa.bool_(),
 }
-_PYTHON = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_WEIGHTS = pa.schema(
+    [
+        pa.field("training_id", pa.string(), metadata={"meaning": "of the trials it belongs to"}),
+        pa.field("forget_index", pa.int32(), metadata={"meaning": "retrained without; null: none"}),
+        pa.field("start", pa.int32(), metadata={"meaning": "number of the initialisation"}),
+        pa.field("n", pa.int32(), metadata={"meaning": "neurons"}),
+        pa.field("m", pa.int32(), metadata={"meaning": "samples"}),
+        pa.field("weights", pa.list_(pa.float64()), metadata={"meaning": "W, row by row"}),
+        pa.field("u", pa.list_(pa.float64()), metadata={"meaning": "output weights"}),
+        pa.field("x", pa.list_(pa.float64()), metadata={"meaning": "samples, row by row"}),
+        pa.field("y", pa.list_(pa.float64()), metadata={"meaning": "labels"}),
+    ]
+)
+# Rows of a row group: large enough to scan fast, small enough to skip.
+_ROW_GROUP = 65_536
 
 
 class RunError(ValueError):
     """A directory that is not, or not quite, a run; the message is one line for its user."""
+
+
+class Claim(NamedTuple):
+    """What a part completes of one branch: every trial of some products.
+
+    Attributes:
+        content: ``identity.content_digest`` of the branch.
+        seed: of its family.
+        pairs: products of forgotten samples and step fractions.
+    """
+
+    content: str
+    seed: int
+    pairs: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
+
+
+class Weights(NamedTuple):
+    """One trained or retrained network, in coordinates in which ``certify`` takes it."""
+
+    training_id: str
+    forget_index: int | None
+    start: int
+    W: np.ndarray
+    u: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,25 +99,49 @@ class Run:
     """A finished or unfinished run on disk.
 
     Attributes:
-        path: its directory.
+        path: its directory; what it was opened by if it is not local.
         manifest: the content of run.json.
     """
 
-    path: Path
+    path: Path | str | Place
     manifest: Mapping[str, Any]
 
+    @property
+    def place(self) -> Place:
+        """Its directory."""
+        return Place.of(self.path)
+
+    def parts(self) -> list[str]:
+        """Names of the files that hold its trials."""
+        return [name for name in (self.place / "trials").names() if name.endswith(".parquet")]
+
+    def provenances(self) -> list[dict[str, Any]]:
+        """How its parts were computed: each way once."""
+        parts = self.place / "trials"
+        each = {
+            (pq.read_metadata(parts.open(name)).metadata or {}).get(b"provenance", b"{}")
+            for name in self.parts()
+        }
+        return [json.loads(about) for about in sorted(each)]
+
     def to_arrow(self) -> pa.Table:
-        """All trials, in plan order."""
-        return pa.concat_tables(
-            [
-                pq.read_table(parts_directory(self.path) / f"{part}.parquet")
-                for part in self.manifest["parts"]
-            ],
-            promote_options="default",
-        )
+        """All trials, sorted by swept parameters, seed, forgotten sample and step fraction.
+
+        Raises:
+            RunError: a part cannot be read, or no trial has finished.
+        """
+        parts = self.place / "trials"
+        tables = [_read(parts, name) for name in self.parts()]
+        if not tables:
+            raise RunError(f"{self.path}: no trials have finished")
+        order = [*self.manifest.get("swept", ()), "seed", "forget_index", "step_fraction"]
+        table = pa.concat_tables(tables)
+        known = [name for name in order if name in table.column_names]
+        # Equal keys (duplicates in no column) are told apart by name, so that order is the run's.
+        return table.sort_by([(name, "ascending") for name in (*known, "trial_id")])
 
     def to_pandas(self) -> pd.DataFrame:
-        """All trials, in plan order; ``df.attrs["columns"]`` has each column's meaning."""
+        """As ``to_arrow``; ``df.attrs["columns"]`` has each column's meaning."""
         table = self.to_arrow()
         frame = table.to_pandas()
         frame.attrs["columns"] = {
@@ -79,64 +150,76 @@ class Run:
         }
         return frame
 
+    def weights(self, training_id: str) -> list[Weights]:
+        """The trained network of a training and those retrained from it.
 
-def parts_directory(run: Path) -> Path:
-    """Where a run's Parquet parts are."""
-    return run / "trials"
+        Raises:
+            RunError: the run keeps no weights, or has no such training.
+        """
+        parts = self.place / "weights"
+        found = []
+        for name in parts.names():
+            table = pq.read_table(
+                parts.open(name), filters=[("training_id", "=", training_id)], schema=_WEIGHTS
+            )
+            found += [_network(row) for row in table.to_pylist()]
+        if not found:
+            raise RunError(
+                f"{self.path}: has no weights of training {training_id}; a run keeps them from "
+                "the start with [store] weights = true in its specification"
+            )
+        return found
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside ``path``, flush to disk, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _network(row: Mapping[str, Any]) -> Weights:
+    return Weights(
+        row["training_id"],
+        row["forget_index"],
+        row["start"],
+        np.asarray(row["weights"]).reshape(row["n"], -1),
+        np.asarray(row["u"]),
+        np.asarray(row["x"]).reshape(row["m"], -1),
+        np.asarray(row["y"]),
+    )
 
 
-def _result_field(column: Column) -> pa.Field:
+def _field(column: Column) -> pa.Field:
     about = {"meaning": column.meaning, "range": column.range, "missing": column.missing}
     return pa.field(column.name, _ARROW[column.type], metadata=about)
 
 
-def _array(values: np.ndarray, column: Column) -> pa.Array:
+def arrow_schema() -> pa.Schema:
+    """The schema of every part."""
+    return pa.schema([_field(column) for column in COLUMNS])
+
+
+def _array(values: Any, column: Column) -> pa.Array:
     """Floats as they are; in other types NaN, where there is no value, becomes null."""
+    if isinstance(values, pa.Array):
+        return values
+    values = np.asarray(values)
     if column.type in ("int64", "int32") and values.dtype.kind == "f":
         missing = np.isnan(values)
         filled = np.where(missing, 0, values).astype(np.int64)
         return pa.array(filled, _ARROW[column.type], mask=missing)
+    if column.type == "float64":
+        values = values.astype(np.float64)
     return pa.array(values, _ARROW[column.type])
 
 
-def _table(rows: Mapping[str, np.ndarray], parameters: Mapping[str, Any]) -> pa.Table:
-    """One cell's trials: identity, parameters, results."""
-    count = len(rows["trial_id"])
-    fields, arrays = [], []
-    known = {column.name for column in COLUMNS}
-    stray = sorted(set(rows) - known)
-    if stray:
-        raise RuntimeError(f"columns {stray} are not in the schema")
-    for column in COLUMNS:
-        if column.name not in rows:
-            if not column.needs_test:
-                raise RuntimeError(f"column {column.name} has no values")
-            continue
-        fields.append(_result_field(column))
-        arrays.append(_array(rows[column.name], column))
-        if column.name == "step_fraction":
-            for name, value in parameters.items():
-                kind = _PYTHON[type(value)]
-                fields.append(pa.field(name, kind, metadata={"meaning": "parameter of the trial"}))
-                arrays.append(pa.array([value] * count, kind))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    return sink.getvalue().to_pybytes()
 
 
 def write_part(
-    run: Path,
+    run: Place,
     key: str,
-    cells: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]],
+    columns: Mapping[str, Any],
+    parameters: Sequence[Mapping[str, Any]],
+    owner: np.ndarray,
+    claims: Sequence[Claim],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write one block.
@@ -144,58 +227,149 @@ def write_part(
     Args:
         run: the run's directory.
         key: the block's key.
-        cells: for each cell its columns and its parameters (column name -> scalar).
+        columns: column name -> values, one a trial; results that do not exist may be missing.
+        parameters: column name -> value of each branch; those it does not have may be missing.
+        owner: for each trial the number of its branch in ``parameters``.
+        claims: what the part completes.
         provenance: goes into the Parquet key-value metadata as JSON.
+
+    Raises:
+        StorageError: it cannot be written.
     """
-    table = pa.concat_tables([_table(rows, parameters) for rows, parameters in cells])
-    about = {"schema_version": str(SCHEMA_VERSION), "provenance": json.dumps(provenance)}
-    table = table.replace_schema_metadata(about)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    _write_atomically(parts_directory(run) / f"{key}.parquet", sink.getvalue().to_pybytes())
+    known = {column.name for column in COLUMNS}
+    stray = sorted((set(columns) | {name for each in parameters for name in each}) - known)
+    if stray:
+        raise RuntimeError(f"columns {stray} are not in the schema")
+    count, arrays = len(owner), []
+    for column in COLUMNS:
+        if column.name in columns:
+            arrays.append(_array(columns[column.name], column))
+        elif any(column.name in each for each in parameters):
+            values = pa.array([each.get(column.name) for each in parameters], _ARROW[column.type])
+            arrays.append(values.take(pa.array(owner)))
+        elif column.type == "float64" and column.missing:
+            arrays.append(pa.array(np.full(count, np.nan)))
+        else:
+            arrays.append(pa.nulls(count, _ARROW[column.type]))
+    about = {
+        "schema_version": str(SCHEMA_VERSION),
+        "claims": json.dumps(claims),
+        "provenance": json.dumps(provenance),
+    }
+    table = pa.Table.from_arrays(arrays, schema=arrow_schema().with_metadata(about))
+    (run / "trials").write(f"{key}.parquet", _to_bytes(table))
 
 
-def finished_parts(run: Path) -> set[str]:
-    """Keys of the parts that are there and readable."""
-    found = set()
-    for path in parts_directory(run).glob("*.parquet"):
-        try:
-            pq.read_metadata(path)
-        except (pa.ArrowInvalid, OSError):
+def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
+    """Write the networks of one block.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    rows = [
+        {
+            "training_id": network.training_id,
+            "forget_index": network.forget_index,
+            "start": network.start,
+            "n": len(network.W),
+            "m": len(network.y),
+            "weights": network.W.ravel(),
+            "u": network.u,
+            "x": network.x.ravel(),
+            "y": network.y,
+        }
+        for network in networks
+    ]
+    table = pa.Table.from_pylist(rows, schema=_WEIGHTS)
+    (run / "weights").write(f"{key}.parquet", _to_bytes(table))
+
+
+def _read(parts: Place, name: str) -> pa.Table:
+    try:
+        table = pq.read_table(parts.open(name))
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{parts.name}/{name}: cannot be read: {error}; run again") from None
+    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise RunError(
+            f"{parts.name}/{name}: schema_version is {version}, this version reads {SCHEMA_VERSION}"
+        )
+    return table
+
+
+def read_claims(run: Place, folder: str) -> dict[str, list[Claim]]:
+    """For each readable part of a folder (its key) what it completes. A part that cannot be read,
+    as no writer of ours leaves one, or is of another version, completes nothing.
+    """
+    found = {}
+    parts = run / folder
+    for name in parts.names():
+        if not name.endswith(".parquet"):
             continue
-        found.add(path.stem)
+        try:
+            about = pq.read_metadata(parts.open(name)).metadata or {}
+            if about.get(b"schema_version") != str(SCHEMA_VERSION).encode():
+                continue
+            claims = json.loads(about[b"claims"])
+        except (pa.ArrowException, OSError, KeyError, ValueError):
+            continue
+        found[name.removesuffix(".parquet")] = [
+            Claim(
+                content,
+                seed,
+                tuple((tuple(forget), tuple(steps)) for forget, steps in pairs),
+            )
+            for content, seed, pairs in claims
+        ]
     return found
 
 
-def write_manifest(run: Path, manifest: Mapping[str, Any], spec_text: str) -> None:
-    """Write spec.toml and run.json."""
-    _write_atomically(run / "spec.toml", spec_text.encode())
-    _write_atomically(run / "run.json", (json.dumps(manifest, indent=2) + "\n").encode())
+def select_rows(
+    run: Place, folder: str, key: str, trial_ids: Iterable[str], claims: Sequence[Claim]
+) -> bytes:
+    """The content of a part that holds some rows of another, and claims no more than those."""
+    table = _read(run / folder, f"{key}.parquet")
+    wanted = pc.is_in(table["trial_id"], value_set=pa.array(list(trial_ids), pa.string()))
+    about = dict(table.schema.metadata) | {b"claims": json.dumps(claims).encode()}
+    return _to_bytes(table.filter(wanted).replace_schema_metadata(about))
 
 
-def load(path: str | Path) -> Run:
-    """Open a run's directory.
+def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:
+    """Write spec.toml and run.json.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    run.write("spec.toml", spec_text.encode())
+    run.write("run.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def load(path: str | Path | Place) -> Run:
+    """Open a run's directory, or its URI.
 
     Raises:
         RunError: it is not a run, its manifest cannot be read, or a part is missing.
     """
-    path = Path(path)
     try:
-        manifest = json.loads((path / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        place = Place.of(path)
+        manifest = json.loads(place.read("run.json"))
+    except FileNotFoundError:
         raise RunError(f"{path}: not a run: it has no run.json") from None
-    except (json.JSONDecodeError, OSError, UnicodeDecodeError) as error:
+    except StorageError as error:
+        raise RunError(str(error)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}/run.json: cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("parts"), list):
-        raise RunError(f"{path}/run.json: has no list of parts")
+    if not isinstance(manifest, dict):
+        raise RunError(f"{path}/run.json: is no table")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise RunError(
             f"{path}/run.json: schema_version is {manifest.get('schema_version')!r}, "
             f"this version reads {SCHEMA_VERSION}"
         )
-    missing = sorted(set(manifest["parts"]) - finished_parts(path))
+    if not isinstance(manifest.get("parts"), dict):
+        raise RunError(f"{path}/run.json: has no table of parts")
+    there = {name.removesuffix(".parquet") for name in (place / "trials").names()}
+    missing = sorted(set(manifest["parts"]) - there)
     if missing:
-        raise RunError(f"{path}/trials/{missing[0]}.parquet: missing or unreadable; run again")
-    if not manifest["parts"]:
-        raise RunError(f"{path}: no trials have finished")
-    return Run(path, manifest)
+        raise RunError(f"{path}/trials/{missing[0]}.parquet: missing; run again")
+    return Run(path if place.local is None else place.local, manifest)

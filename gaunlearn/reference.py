@@ -1,0 +1,175 @@
+"""A certificate in NumPy and SciPy, from its definition: what ``verify`` holds the kernel against.
+
+Written for clarity and independence, not for speed: it shares no code, no algorithm and no library
+with the engine's. The cone of multipliers is that of its generators (for each sample, lambda = 1
+with each kink at one end of its interval); they are found one by one, by column generation around
+SciPy's non-negative least squares.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+__all__ = ["ReferenceCertificate", "ascend", "certify", "certify_best"]
+
+Float = NDArray[np.float64]
+
+_MAX_GENERATORS = 5000
+# A generator that lowers the residual by less than this, relative to it, changes no digit.
+_LEAST_GAIN = 1e-11
+
+
+class ReferenceCertificate(NamedTuple):
+    """epsilon, delta, tau; multipliers (m,) and coefficients (n, m) at the minimum."""
+
+    epsilon: float
+    delta: float
+    tau: float
+    multipliers: Float
+    coefficients: Float
+
+
+def _project_rows(W: Float, x: Float, kink: NDArray[np.bool_]) -> Float:
+    """Each row of W orthogonal to its kinks' samples."""
+    snapped = W.copy()
+    for j in np.flatnonzero(kink.any(1)):
+        rows = x[kink[j]]
+        snapped[j] -= np.linalg.pinv(rows) @ (rows @ W[j])
+    return snapped
+
+
+def _unit(W: Float) -> Float:
+    return W / np.linalg.norm(W)
+
+
+def certify(
+    W: Float,
+    u: Float | None,
+    x: Float,
+    y: Float,
+    retain: NDArray[np.bool_],
+    kink_tol: float | None,
+    leak: float = 0.0,
+) -> ReferenceCertificate | None:
+    """The certificate at one kink tolerance; None if W does not separate the retain set.
+
+    Args:
+        W: weights (n, r); (1, r) for the linear model.
+        u: output weights (n,), or None for the linear model.
+        x, y: samples (m, r) and labels (m,).
+        retain: mask (m,).
+        kink_tol: None ignores kinks.
+        leak: slope of the activation below 0.
+    """
+    linear = u is None
+    out = np.ones(1) if u is None else u
+    kink = np.zeros((len(W), len(x)), bool)
+    if not linear and kink_tol is not None:
+        scale = np.linalg.norm(W) / np.sqrt(len(W))
+        rounding = 16 * np.finfo(float).eps * np.linalg.norm(W, axis=1)
+        reach = np.maximum(kink_tol * scale, rounding)[:, None] * np.linalg.norm(x, axis=1)
+        kink = (np.abs(W @ x.T) <= reach) & retain
+    snapped = _project_rows(W, x, kink)
+    z = np.where(kink, 0.0, snapped @ x.T)
+    slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
+    q = y * (out @ (slope * z))
+    least = q[retain].min()
+    if not least > 0:
+        return None
+    theta, q = snapped / least, q / least
+    multipliers, coefficients = _smallest_residual(theta, out, x, y, slope, kink, retain, leak)
+    residual = theta - (out[:, None] * coefficients) @ (y[:, None] * x)
+    return ReferenceCertificate(
+        epsilon=float(np.linalg.norm(residual)),
+        delta=float((multipliers * (q - 1))[retain].max()),
+        tau=float(0.5 * np.sum((_unit(W) - _unit(snapped)) ** 2)),
+        multipliers=multipliers,
+        coefficients=coefficients,
+    )
+
+
+def _smallest_residual(
+    theta: Float,
+    u: Float,
+    x: Float,
+    y: Float,
+    slope: Float,
+    kink: NDArray[np.bool_],
+    retain: NDArray[np.bool_],
+    leak: float,
+) -> tuple[Float, Float]:
+    """Multipliers and coefficients that minimise ||theta - sum_i lambda_i y_i h_i||."""
+    signed = y[:, None] * x
+    owners: list[int] = []
+    chosen: list[Float] = []
+    columns: list[Float] = []
+    weights = np.zeros(0)
+    residual = theta
+    for _ in range(_MAX_GENERATORS):
+        # For each sample the generator that the residual likes best.
+        along = u[:, None] * (residual @ signed.T)
+        picked = np.where(kink, np.where(along > 0, 1.0, leak), slope)
+        gain = np.where(retain, (picked * along).sum(0), 0.0)
+        sizes = np.sqrt(((u[:, None] * picked) ** 2).sum(0)) * np.linalg.norm(x, axis=1)
+        worth = gain / np.where(sizes > 0, sizes, np.inf)
+        new = np.flatnonzero(worth > _LEAST_GAIN * np.linalg.norm(residual))
+        if new.size == 0 or np.linalg.norm(residual) < 1e-13 * np.linalg.norm(theta):
+            break
+        for i in new:
+            owners.append(int(i))
+            chosen.append(picked[:, i])
+            columns.append(((u * picked[:, i])[:, None] * signed[i]).ravel())
+        weights, _ = nnls(np.stack(columns, axis=1), theta.ravel(), maxiter=100 * len(columns))
+        used = weights > 0
+        owners = [owner for owner, keep in zip(owners, used, strict=True) if keep]
+        chosen = [vector for vector, keep in zip(chosen, used, strict=True) if keep]
+        columns = [column for column, keep in zip(columns, used, strict=True) if keep]
+        weights = weights[used]
+        residual = theta - (np.stack(columns, axis=1) @ weights).reshape(theta.shape)
+    multipliers, coefficients = np.zeros(len(y)), np.zeros(slope.shape)
+    for owner, vector, weight in zip(owners, chosen, weights, strict=True):
+        multipliers[owner] += weight
+        coefficients[:, owner] += weight * vector
+    return multipliers, coefficients
+
+
+def certify_best(
+    W: Float,
+    u: Float | None,
+    x: Float,
+    y: Float,
+    retain: NDArray[np.bool_],
+    kink_tols: list[float] | None,
+    tau_budget: float,
+    leak: float = 0.0,
+) -> ReferenceCertificate | None:
+    """The least epsilon on a ladder of tolerances with tau within the budget; if there is none,
+    the least tau. ``kink_tols`` None ignores kinks.
+    """
+    ladder: list[float | None] = [None] if kink_tols is None or u is None else [*kink_tols]
+    rungs = [certify(W, u, x, y, retain, tol, leak) for tol in ladder]
+    found = [rung for rung in rungs if rung is not None]
+    within = [rung for rung in found if rung.tau <= tau_budget]
+    if within:
+        return min(within, key=lambda rung: rung.epsilon)
+    return min(found, key=lambda rung: rung.tau) if found else None
+
+
+def ascend(
+    W: Float,
+    u: Float | None,
+    x: Float,
+    y: Float,
+    index: int,
+    step_fraction: float,
+    coefficients: Float,
+    leak: float = 0.0,
+) -> Float:
+    """W - f q_min u_j c_jr y_r x_r for one forgotten sample r (MYV's step for f = 1)."""
+    out = np.ones(1) if u is None else u
+    z = W @ x.T
+    activation = z if u is None else np.where(z > 0, z, leak * z)
+    q_min = (y * (out @ activation)).min()
+    return W - step_fraction * q_min * np.outer(out * coefficients[:, index], y[index] * x[index])

@@ -1,0 +1,250 @@
+"""The combinations of a sweep's axes, made one at a time: ``Grid`` numbers them, ``Cell`` is one.
+
+Seeds, forgotten samples and step fractions stay lists within a cell where nothing else depends on
+them: a cell is a training configuration with much below it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+
+from gaunlearn.sweep.axes import Axis, is_number
+from gaunlearn.sweep.expressions import Expression, ExpressionError
+from gaunlearn.sweep.sections import (
+    CHOICES,
+    KINDS,
+    SECTIONS,
+    Computing,
+    Evaluation,
+    Retraining,
+    Section,
+    SpecError,
+    Training,
+)
+
+__all__ = ["FORGET", "SEED", "STEP", "Cell", "Grid", "Name"]
+
+Name = tuple[str, str]
+
+SEED, FORGET, STEP = ("sweep", "seed"), ("forget", "index"), ("unlearn", "step_fraction")
+
+
+class Cell(NamedTuple):
+    """One combination of axis values.
+
+    Attributes:
+        data, model, train, retrain, evaluate, compute: its sections.
+        seeds, step_fractions: every combination is a trial.
+        forget_indices: likewise; ``None`` forgets each sample in turn.
+    """
+
+    data: Any
+    model: Any
+    train: Training
+    retrain: Retraining
+    evaluate: Evaluation
+    compute: Computing
+    seeds: tuple[int, ...]
+    forget_indices: tuple[int, ...] | None
+    step_fractions: tuple[float, ...]
+
+    @property
+    def judge(self) -> Evaluation | None:
+        """How certificates are computed during training: only a descent that ends at an epsilon
+        depends on it.
+        """
+        return self.evaluate if self.train.target_epsilon is not None else None
+
+    def training(self) -> tuple[Section, ...]:
+        """The sections that training depends on."""
+        judge = self.judge
+        each = (self.data, self.model, self.train, self.compute)
+        return each if judge is None else (*each, judge)
+
+
+@lru_cache(maxsize=65_536)
+def _build(cls: type[Section], names: tuple[str, ...], values: tuple[Any, ...], _: Any) -> Section:
+    """A section; the last argument has the values' types, as 1, 1.0 and True are equal keys."""
+    return cls(**dict(zip(names, values, strict=True)))
+
+
+def _plain(value: Any, whole: bool) -> Any:
+    """A number as a trial's identity knows it: whole ones are integers, and 0 has no sign."""
+    if isinstance(value, float):
+        return int(value) if whole and value.is_integer() else value + 0.0
+    return value
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations.
+
+    Attributes:
+        source: the file's name, for messages.
+        kinds: the kinds of each section that occur.
+        constants: parameters with one value.
+        axes: the others; the last one varies fastest.
+        derived: parameters that follow from others.
+        free: seeds, forgotten samples and step fractions that stay lists within a cell.
+        filters: combinations in which one of them is false are left out.
+        aliases: what names in expressions stand for.
+    """
+
+    source: str
+    kinds: Mapping[str, tuple[str, ...]]
+    constants: Mapping[Name, Any]
+    axes: tuple[Axis, ...]
+    derived: Mapping[Name, Expression]
+    free: Mapping[Name, tuple[Any, ...]]
+    filters: tuple[Expression, ...]
+    aliases: Mapping[str, Name]
+
+    @property
+    def size(self) -> int:
+        """Combinations before filters."""
+        return math.prod(len(axis.points) for axis in self.axes)
+
+    def fail(self, key: str, message: str) -> NoReturn:
+        """Raise a SpecError about a key of this file."""
+        raise SpecError(f"{self.source}: {key}: {message}")
+
+    def cell(self, index: int) -> Cell | None:
+        """Combination number ``index``, or None if a filter leaves it out.
+
+        Raises:
+            SpecError: its values are not allowed.
+        """
+        values = dict(self.constants)
+        for axis in reversed(self.axes):
+            index, place = divmod(index, len(axis.points))
+            values.update(zip(axis.names, axis.points[place], strict=True))
+        values = self._with_derived(values)
+        built = {section: self._section(section, values) for section in SECTIONS}
+        self._check(values, built)
+        for expression in self.filters:
+            if not self._keeps(expression, values, built):
+                return None
+
+        def inner(name: Name) -> tuple[Any, ...]:
+            return self.free[name] if name in self.free else (values[name],)
+
+        indices = inner(FORGET)
+        return Cell(
+            **built,  # type: ignore[arg-type]
+            seeds=inner(SEED),
+            forget_indices=None if indices == (None,) else indices,
+            step_fractions=tuple(float(fraction) + 0.0 for fraction in inner(STEP)),
+        )
+
+    def _class(self, section: str, values: Mapping[Name, Any]) -> type[Section]:
+        return SECTIONS[section][values[section, "kind"] if section in KINDS else ""]
+
+    def _field(self, name: Name, values: Mapping[Name, Any]) -> Any:
+        """Pydantic's field; None where the section's kind has no such parameter."""
+        return self._class(name[0], values).model_fields.get(name[1])
+
+    def _with_derived(self, given: Mapping[Name, Any]) -> dict[Name, Any]:
+        """The values of a combination, expressions replaced by what they give."""
+        expressions = {name: v for name, v in given.items() if isinstance(v, Expression)}
+        if not (self.derived or expressions):
+            return dict(given)
+        expressions |= self.derived
+        found = {name: value for name, value in given.items() if name not in expressions}
+
+        def value_of(name: Name, where: str) -> Any:
+            if name not in found and name in expressions:
+                derive(name)
+            if name in found:
+                return found[name]
+            field = self._field(name, given) if name[0] in SECTIONS else None
+            default = None if field is None or field.is_required() else field.get_default()
+            if default is None:
+                self.fail(where, f"{'.'.join(name)} has no value where this is computed")
+            return default
+
+        def derive(name: Name) -> None:
+            expression, where = expressions[name], ".".join(name)
+            try:
+                value = expression.value(lambda other: value_of(self.aliases[other], where))
+            except ExpressionError as error:
+                self.fail(where, str(error))
+            where = f"{where} = {expression.text!r}"
+            if not is_number(value):
+                self.fail(where, f"gives {value!r}, which is no finite number")
+            whole = name == FORGET
+            if name[0] in SECTIONS:
+                whole = self._field(name, given).annotation is int
+            if whole and value != int(value):
+                self.fail(
+                    where, f"gives {value!r}; it must be whole: use round(), floor() or ceil()"
+                )
+            found[name] = int(value) if whole else float(value)
+
+        for name in expressions:
+            if name not in found and (name[0] not in SECTIONS or self._field(name, given)):
+                derive(name)
+        return found
+
+    def _section(self, section: str, values: Mapping[Name, Any]) -> Section:
+        cls = self._class(section, values)
+        # Parameters of other kinds of this section, if its kind is an axis, are left out.
+        names = tuple(key for key in cls.model_fields if (section, key) in values)
+        given = tuple(
+            _plain(values[section, key], cls.model_fields[key].annotation is int) for key in names
+        )
+        try:
+            built = _build(cls, names, given, tuple(map(type, given)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            key = f"{section}.{name}"
+            if first["type"] == "missing" and len(first["loc"]) == 1:
+                self.fail(key, f"missing; {cls.__name__} needs it")
+            self.fail(f"{key} = {first['input']!r}", first["msg"].replace("Input should", "must"))
+        for name, allowed in CHOICES.items():
+            value = getattr(built, name, None)
+            if value is not None and value not in allowed:
+                self.fail(f"{section}.{name} = {value!r}", f"must be one of {', '.join(allowed)}")
+        return built
+
+    def _check(self, values: Mapping[Name, Any], built: Mapping[str, Any]) -> None:
+        """What no section can check by itself."""
+        for index in self.free[FORGET] if FORGET in self.free else (values[FORGET],):
+            if index is not None and (type(index) is not int or index < 0):
+                self.fail(
+                    f"forget.index = {index!r}", 'must be "each", a sample index, or a list of them'
+                )
+        for fraction in self.free[STEP] if STEP in self.free else (values[STEP],):
+            if not is_number(fraction) or fraction < 0:
+                self.fail(f"unlearn.step_fraction = {fraction!r}", "must be a number, 0 or more")
+        for key in ("max_steps", "check_every"):
+            value = getattr(built["train"], key)
+            if built["compute"].dtype == "float32" and value >= 2**31:
+                self.fail(f"train.{key} = {value}", "must be below 2^31 with dtype float32")
+
+    def _keeps(
+        self, expression: Expression, values: Mapping[Name, Any], built: Mapping[str, Any]
+    ) -> bool:
+        def look(written: str) -> Any:
+            section, key = self.aliases[written]
+            value = values.get((section, key))
+            if section in built:
+                value = getattr(built[section], key, None)
+            if value is None:
+                self.fail(
+                    f"sweep.filter = {expression.text!r}",
+                    f"{written} has no value in some of the trials",
+                )
+            return value
+
+        try:
+            kept = expression.value(look)
+        except ExpressionError as error:
+            self.fail("sweep.filter", str(error))
+        if not isinstance(kept, bool):
+            self.fail(f"sweep.filter = {expression.text!r}", "must be a comparison")
+        return kept

@@ -1,0 +1,188 @@
+"""Lanes, the trials of one stage, on all devices: laid out, batched, and let go when they end.
+
+Each device works off its lanes a batch at a time, however many there are: a program is compiled for
+a capacity, which blocks of other sizes share. Nothing here knows what a lane computes.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Int
+
+__all__ = [
+    "forget_capacities",
+    "map_lanes",
+    "pad_to_capacity",
+    "run_in_rounds",
+    "run_lanes",
+]
+
+# A capacity holds at least so many batches: the last one is full of copies.
+_BATCHES = 8
+# (neuron, sample) pairs of a batch below which operations cost more than their arithmetic.
+_LEAST_PAIRS = 8192
+# When so few of a batch's places are needed, a narrower batch takes over.
+_NARROW = 4
+
+
+def _take(tree: Any, places: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[places], tree)
+
+
+def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batch: int) -> Any:
+    """``one`` on the first ``count`` lanes, ``batch`` side by side; others stay zero. Jittable.
+
+    Args:
+        lanes: stacked along the first axis, whose length is a multiple of ``batch``.
+    """
+    shapes = jax.eval_shape(one, _take(lanes, 0))
+    total = jax.tree.leaves(lanes)[0].shape[0]
+    results = jax.tree.map(lambda s: jnp.zeros((total, *s.shape), s.dtype), shapes)
+
+    def one_batch(place, results):
+        first = place * batch
+        part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, batch), lanes)
+        return jax.tree.map(
+            lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, first, 0),
+            results,
+            jax.vmap(one)(part),
+        )
+
+    return jax.lax.fori_loop(0, -(-count // batch), one_batch, results)
+
+
+def run_in_rounds(
+    lanes: Any,
+    count: Int[Array, ""],
+    batch: int,
+    begin: Callable[[Any], Any],
+    one_round: Callable[[Any, Any], Any],
+) -> tuple[Any, Int[Array, ""]]:
+    """Run the first ``count`` lanes to their ends; jittable.
+
+    A vmapped while-loop runs all lanes until the slowest has ended. Here a lane that has ended
+    leaves its place in the batch to one that waits.
+
+    Args:
+        lanes: what each lane is; the first lanes run first.
+        begin: lane -> state, which has a boolean ``ended``.
+        one_round: (lane, state) -> state.
+
+    Returns:
+        The states that lanes ended in, and the places that batches had, summed over their rounds.
+    """
+    total = jax.tree.leaves(lanes)[0].shape[0]
+
+    def advance(lane, state):
+        moved = one_round(lane, state)
+        return jax.tree.map(lambda old, new: jnp.where(state.ended, old, new), state, moved)
+
+    def more_than(enough, carry):
+        return jnp.sum(~carry[0].ended) > enough
+
+    def go_on(width, carry):
+        states, available = carry
+        places = jnp.argsort(states.ended, stable=True)[:width]
+        moved = jax.vmap(advance)(_take(lanes, places), _take(states, places))
+        states = jax.tree.map(lambda leaf, part: leaf.at[places].set(part), states, moved)
+        return states, available + width
+
+    states = map_lanes(begin, lanes, count, batch)
+    states = states._replace(ended=states.ended | (jnp.arange(total) >= count))
+    carry = states, jnp.asarray(0)
+    narrow = max(1, batch // _NARROW)
+    for width, enough in ((batch, narrow if narrow < batch else 0), (narrow, 0)):
+        carry = jax.lax.while_loop(partial(more_than, enough), partial(go_on, width), carry)
+    return carry
+
+
+Stage = Callable[..., Any]
+_capacities: dict[Any, set[int]] = {}
+
+
+def _capacity(key: Any, count: int) -> int:
+    """The smallest capacity that programs of ``key`` were compiled for and that is enough; else
+    the next power of two.
+    """
+    known = _capacities.setdefault(key, set())
+    enough = [capacity for capacity in known if capacity >= count]
+    if not enough:
+        enough = [1 << (count - 1).bit_length()]
+        known.add(enough[0])
+    return min(enough)
+
+
+def pad_to_capacity(tree: Any, key: Any) -> Any:
+    """Repeat the last entry (NumPy arrays, leading axis) up to a capacity, so that programs that
+    take what lanes share are compiled for few shapes.
+
+    Args:
+        key: hashable; names the programs.
+    """
+    count = jax.tree.leaves(tree)[0].shape[0]
+    source = np.minimum(np.arange(_capacity(key, count)), count - 1)
+    return _take(tree, source)
+
+
+def forget_capacities() -> None:
+    """Compile for what is needed from here on; larger programs may not have fitted into memory."""
+    _capacities.clear()
+
+
+@cache
+def _compiled(
+    stage: Stage, static: Any, batch: int, devices: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """jit(shard_map) of the stage, lanes and their counts sharded over devices."""
+    lane = PartitionSpec("trial")
+
+    def on_device(lanes, count, common):
+        return stage(static, batch, lanes, count[0], common)
+
+    return jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=Mesh(np.asarray(devices), ("trial",)),
+            in_specs=(lane, lane, PartitionSpec()),
+            out_specs=lane,
+            check_vma=False,
+        )
+    )
+
+
+def run_lanes(
+    stage: Stage, static: Any, lanes: Any, common: Any, pairs: int, batch_pairs: int
+) -> tuple[Any, np.ndarray]:
+    """Run ``stage(static, batch, lanes, count, common)`` on every device's share of the lanes.
+
+    Args:
+        static: hashable; part of the compiled program.
+        lanes: NumPy arrays, stacked along the first axis.
+        common: what lanes share, the same on all devices.
+        pairs: (neuron, sample) pairs that one lane works on at a time.
+        batch_pairs: how many a batch may work on.
+
+    Returns:
+        The results, and where in them each lane is.
+    """
+    devices = tuple(jax.local_devices())
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    share = -(-count // len(devices))
+    capacity = _capacity((stage, static, pairs, devices), share)
+    least = -(-_LEAST_PAIRS // pairs)
+    batch = max(1, min(batch_pairs // pairs, max(least, capacity // _BATCHES)))
+    batch = min(capacity, 1 << (batch.bit_length() - 1))  # capacities are powers of two
+    # Dealt one by one: lanes that take long come first, and every device gets its share of them.
+    place, device = np.divmod(np.arange(count), len(devices))
+    places = device * capacity + place
+    source = np.full(len(devices) * capacity, count - 1)
+    source[places] = np.arange(count)
+    counts = np.bincount(device, minlength=len(devices))
+    program = _compiled(stage, static, batch, devices)
+    return program(_take(lanes, source), counts, common), places

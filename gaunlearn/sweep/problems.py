@@ -1,0 +1,216 @@
+"""Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
+from gaunlearn.data.real import digits, load_npz
+from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
+from gaunlearn.models import MODELS, Model, leaky_relu, output_weights
+from gaunlearn.sweep.identity import key_words, section_digest
+from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity
+from gaunlearn.sweep.sections import (
+    DigitsData,
+    FileData,
+    IsotropicData,
+    LeakyReluModel,
+    LinearModel,
+    MixtureData,
+)
+from gaunlearn.sweep.shapes import Size
+from gaunlearn.trial import INITIALISATIONS
+from gaunlearn.types import Coordinates, Dataset, Problem
+
+__all__ = ["build_problems", "data_size", "model_of", "size_of"]
+
+# Entries of W(0) that are drawn at a time, in all its initialisations: 32 MB.
+_ENTRIES_PER_BATCH = 4_000_000
+
+
+def model_of(section: Any) -> Model:
+    """The architecture that a [model] section names."""
+    if isinstance(section, LeakyReluModel):
+        return leaky_relu(section.leak)
+    return MODELS[section.kind]
+
+
+@lru_cache(maxsize=8)
+def _file(path: Path) -> Dataset:
+    return load_npz(path)
+
+
+@lru_cache(maxsize=8)
+def _rotated_file(path: Path) -> tuple[Coordinates, int]:
+    given, basis = rotate(_file(path))
+    return given, basis.shape[0]
+
+
+@lru_cache(maxsize=1024)
+def _size_of_file(data: Any, directory: Path) -> tuple[int, int, int]:
+    if isinstance(data, FileData):
+        given = _file(directory / data.path)
+    else:
+        given = digits(0, data.m, data.classes)
+    return len(given.y), given.x.shape[1], len(given.y_test)
+
+
+def data_size(data: Any, directory: Path) -> tuple[int, int, int]:
+    """(m, d, n_test) of a [data] section."""
+    if isinstance(data, MixtureData | IsotropicData):
+        return data.m, data.d, data.n_test
+    return _size_of_file(data, directory)
+
+
+def size_of(data: Any, model: Any, directory: Path) -> Size:
+    """The arrays that a problem needs."""
+    m, d, n_test = data_size(data, directory)
+    span = min(d, m + isinstance(data, MixtureData))
+    fresh = min(d - span, n_test)
+    if isinstance(data, MixtureData | IsotropicData) and fresh:
+        fresh = n_test  # the sampler gives every test sample an axis, existing or not
+    return Size(m, _neurons(model), span, fresh)
+
+
+def _neurons(model: Any) -> int:
+    return 1 if isinstance(model, LinearModel) else model.n
+
+
+class _Numbers(NamedTuple):
+    """What synthetic problems of one program differ in."""
+
+    data_key: Any
+    init_keys: Any
+    m: Any
+    n: Any
+    d: Any
+    alpha: Any
+    scale: Any
+
+
+@partial(jax.jit, static_argnames=("mixture", "model", "n_test", "room", "batch"))
+def _sampled(
+    mixture: bool,
+    model: Model,
+    n_test: int,
+    room: Size,
+    batch: int,
+    numbers: _Numbers,
+    count: Array,
+) -> Problem:
+    """Synthetic problems; all sizes are traced, so that one program serves many."""
+
+    def one(lane):
+        key = jax.random.wrap_key_data(lane.data_key)
+        shape = (room.samples, n_test, room.span, room.fresh_axes)
+        if mixture:
+            given = gaussian_mixture(key, *shape, lane.m, lane.d, lane.alpha)
+        else:
+            given = isotropic(key, *shape, lane.m, lane.d)
+        keys = jax.random.wrap_key_data(lane.init_keys)
+        weights = initial_weights(keys, room.neurons, given, lane.n, lane.d, lane.scale)
+        return reduce_problem(given, weights, output_weights(model, room.neurons, lane.n))
+
+    return map_lanes(one, numbers, count, batch)
+
+
+@partial(jax.jit, static_argnames=("span", "model", "neurons"))
+def _given(
+    data: Dataset,
+    present: Array,
+    exists: Array,
+    span: int,
+    model: Model,
+    neurons: int,
+    keys: Array,
+    n: Array,
+    d: Array,
+    scale: Array,
+) -> Problem:
+    given = Coordinates(data, span, present, exists)
+    weights = initial_weights(jax.random.wrap_key_data(keys), neurons, given, n, d, scale)
+    return reduce_problem(given, weights, output_weights(model, neurons, n))
+
+
+def _init_keys(model: Any, seed: int, directory: Path) -> np.ndarray:
+    content = section_digest(model, directory)
+    return np.stack([key_words(f"init {a}", content, seed) for a in range(INITIALISATIONS)])
+
+
+def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path) -> Problem:
+    """Data and initial weights in reduced coordinates, in float64, stacked (NumPy arrays).
+
+    Nothing of size d is formed but what a file or scikit-learn holds.
+
+    Args:
+        wanted: (data, model, seed) of each; sections of one kind, with as many test samples.
+        room: the arrays' shape; at least ``size_of`` each.
+        directory: what relative paths refer to.
+    """
+    data = wanted[0][0]
+    with jax.enable_x64(True):
+        if isinstance(data, MixtureData | IsotropicData):
+            stacked = _build_synthetic(wanted, room, directory)
+        else:
+            each = [_build_given(*one, room, directory) for one in wanted]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    return stacked
+
+
+def _build_synthetic(
+    wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path
+) -> Problem:
+    first, model, _ = wanted[0]
+    mixture = isinstance(first, MixtureData)
+    lanes = [
+        _Numbers(
+            key_words("data", section_digest(data, directory), seed),
+            _init_keys(model, seed, directory),
+            np.int64(data.m),
+            np.int64(_neurons(model)),
+            np.float64(data.d),
+            np.float64(data.alpha if mixture else 0.0),
+            np.float64(model.init_scale),
+        )
+        for data, model, seed in wanted
+    ]
+    count = len(lanes)
+    numbers = pad_to_capacity(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *lanes), ("problems", model_of(model), room)
+    )
+    capacity = len(numbers.m)
+    entries = INITIALISATIONS * room.neurons * (room.span + room.fresh_axes)
+    batch = max(1, min(capacity, _ENTRIES_PER_BATCH // entries))
+    batch = 1 << (batch.bit_length() - 1)  # a divisor of the capacity
+    made = _sampled(
+        mixture, model_of(model), first.n_test, room, batch, numbers, jnp.asarray(count)
+    )
+    return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
+
+
+def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) -> Problem:
+    if isinstance(data, DigitsData):
+        given, basis = rotate(digits(seed, data.m, data.classes))
+        d = basis.shape[0]
+    else:
+        given, d = _rotated_file(directory / data.path)
+    given = pad_coordinates(given, room.samples, room.span, room.fresh_axes)
+    made = _given(
+        given.data,
+        given.present,
+        given.exists,
+        given.span,
+        model_of(model),
+        room.neurons,
+        _init_keys(model, seed, directory),
+        np.int64(_neurons(model)),
+        np.float64(d),
+        np.float64(model.init_scale),
+    )
+    return jax.device_get(made)

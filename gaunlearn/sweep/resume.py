@@ -1,0 +1,184 @@
+"""What a run's directory already holds of a sweep, and what of it the sweep no longer wants.
+
+Trials are matched by content: a changed specification finds those of its trials that were computed
+under another one. Parts that it does not want are set aside in ``unused/``, never deleted, and
+taken back when a later specification wants them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gaunlearn.sweep.identity import digest, trial_id
+from gaunlearn.sweep.place import Place
+from gaunlearn.sweep.plan import Branch, Family, Pairs
+from gaunlearn.sweep.store import Claim, read_claims, select_rows
+
+__all__ = ["Finished", "claims_of", "reconcile"]
+
+_Place = tuple[str, int]  # content digest and seed
+
+
+def claims_of(family: Family, directory: Path) -> list[Claim]:
+    """What a family's trials will be claimed as."""
+    contents = family.contents(directory)
+    return [
+        Claim(content, family.seed, branch.pairs)
+        for content, branch in zip(contents, family.branches, strict=True)
+    ]
+
+
+def _without(pairs: Pairs, done: Iterable[Pairs]) -> Pairs:
+    """Products of what ``pairs`` has and none of ``done``."""
+    known: dict[int, set[float]] = {}
+    for products in done:
+        for forget, steps in products:
+            for index in forget:
+                known.setdefault(index, set()).update(steps)
+    return _products(
+        (index, tuple(step for step in steps if step not in known.get(index, ())))
+        for forget, steps in pairs
+        for index in forget
+    )
+
+
+def _products(each: Iterable[tuple[int, tuple[float, ...]]]) -> Pairs:
+    """The same pairs, samples with equal steps together."""
+    together: dict[tuple[float, ...], list[int]] = {}
+    for index, steps in each:
+        if steps:
+            together.setdefault(steps, []).append(index)
+    return tuple((tuple(indices), steps) for steps, indices in together.items())
+
+
+def _both(pairs: Pairs, others: Iterable[Pairs]) -> Pairs:
+    """Products of what is in ``pairs`` and in ``others``."""
+    missing = {
+        (index, step)
+        for forget, steps in _without(pairs, others)
+        for index in forget
+        for step in steps
+    }
+    return _products(
+        (index, tuple(step for step in steps if (index, step) not in missing))
+        for forget, steps in pairs
+        for index in forget
+    )
+
+
+class Finished:
+    """Which trials are stored."""
+
+    def __init__(self) -> None:
+        self._done: dict[_Place, list[Pairs]] = {}
+        self.trials = 0
+
+    def add(self, claims: Sequence[Claim]) -> None:
+        """Count a part's trials as stored."""
+        for claim in claims:
+            self._done.setdefault((claim.content, claim.seed), []).append(claim.pairs)
+            self.trials += sum(len(forget) * len(steps) for forget, steps in claim.pairs)
+
+    def missing(self, content: str, seed: int, pairs: Pairs) -> Pairs:
+        """What is not stored of one branch."""
+        done = self._done.get((content, seed))
+        if done is None:
+            return pairs
+        if len(done) == 1 and done[0] == pairs:
+            return ()
+        return _without(pairs, done)
+
+    def left_of(self, family: Family, directory: Path) -> Family | None:
+        """A family without its stored trials; None if nothing is left."""
+        if not self._done:
+            return family
+        branches: list[Branch] = []
+        for branch, content in zip(family.branches, family.contents(directory), strict=True):
+            pairs = self.missing(content, family.seed, branch.pairs)
+            if pairs:
+                branches.append(branch._replace(pairs=pairs))
+        return family._replace(branches=tuple(branches)) if branches else None
+
+
+def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, Pairs]:
+    return {
+        (claim.content, claim.seed): claim.pairs
+        for family in families
+        for claim in claims_of(family, directory)
+    }
+
+
+def _trial_ids(claims: Sequence[Claim]) -> Iterable[str]:
+    for content, seed, pairs in claims:
+        for forget, steps in pairs:
+            for index in forget:
+                for step in steps:
+                    yield trial_id(content, seed, index, step)
+
+
+def reconcile(
+    run: Place, families: Iterable[Family], directory: Path, may_change: bool = True
+) -> tuple[Finished, dict[str, list[Claim]], bool]:
+    """Make ``trials/`` hold trials of the sweep only, none twice.
+
+    Args:
+        families: of the whole sweep; not looked at if there are no parts.
+        may_change: if false, nothing is moved.
+
+    Returns:
+        What is stored, the parts that hold it, and whether something was (or is to be) moved.
+    """
+    finished, kept = Finished(), dict[str, list[Claim]]()
+    sources = {folder: read_claims(run, folder) for folder in ("trials", "unused")}
+    files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
+    unreadable = {name.removesuffix(".parquet") for name in files}
+    unreadable -= set(sources["trials"])
+    changed = bool(unreadable)
+    if may_change:
+        for key in sorted(unreadable):
+            (run / "trials").move(f"{key}.parquet", run / "unused")
+    if not any(sources.values()):
+        return finished, kept, changed
+    wanted = _wanted(families, directory)
+    for folder, parts in sources.items():
+        for key, claims in sorted(parts.items()):
+            keep = _claims_to_keep(claims, wanted, finished)
+            whole = keep == claims
+            if not (folder == "trials" and whole):
+                if folder == "unused" and not keep:
+                    continue
+                changed = True
+                if not may_change:
+                    continue
+                key = _set_aside(run, folder, key, keep)
+            if keep:
+                finished.add(keep)
+                kept[key] = keep
+    return finished, kept, changed
+
+
+def _claims_to_keep(
+    claims: Sequence[Claim], wanted: Mapping[_Place, Pairs], finished: Finished
+) -> list[Claim]:
+    keep = []
+    for claim in claims:
+        asked = wanted.get((claim.content, claim.seed))
+        if asked is None:
+            continue
+        pairs = claim.pairs if asked == claim.pairs else _both(claim.pairs, [asked])
+        pairs = finished.missing(claim.content, claim.seed, pairs)
+        if pairs:
+            keep.append(claim._replace(pairs=pairs))
+    return keep
+
+
+def _set_aside(run: Place, folder: str, key: str, keep: Sequence[Claim]) -> str:
+    """Move a part to unused/, and what is wanted of it into a part of its own. In this order: a
+    crash in between hides trials, which the next run takes back, and shows none twice.
+    """
+    name, new = f"{key}.parquet", digest([list(claim) for claim in keep])
+    content = select_rows(run, folder, key, _trial_ids(keep), keep) if keep else b""
+    if folder == "trials":
+        (run / "trials").move(name, run / "unused")
+    if keep:
+        (run / "trials").write(f"{new}.parquet", content)
+    return new

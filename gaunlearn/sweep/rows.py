@@ -1,0 +1,122 @@
+"""A trial as a row: from sections and results to columns, and from a row back to sections."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gaunlearn.limit import STATUSES
+from gaunlearn.schema import RESULTS
+from gaunlearn.sweep.execute import Results
+from gaunlearn.sweep.grid import Cell
+from gaunlearn.sweep.identity import digest, training_digest, trial_id
+from gaunlearn.sweep.plan import Block, Branch, Family
+from gaunlearn.sweep.sections import KINDS, LIST_VALUED, SECTIONS, Section, column_name
+
+__all__ = ["Rows", "cell_of_row", "parameters_of", "rows_of", "training_id"]
+
+
+class Rows(NamedTuple):
+    """A block's rows as ``store.write_part`` takes them."""
+
+    columns: dict[str, Any]
+    parameters: list[dict[str, Any]]
+    owner: np.ndarray
+
+
+def parameters_of(family: Family, branch: Branch) -> dict[str, Any]:
+    """Column name -> value; a list as JSON. Parameters that are not set are left out."""
+    sections: dict[str, Section] = {
+        "data": family.data,
+        "model": family.model,
+        "train": family.train,
+        "retrain": branch.retrain,
+        "evaluate": branch.evaluate,
+        "compute": family.compute,
+    }
+    found = {}
+    for name, section in sections.items():
+        for key, value in section.model_dump().items():
+            if value is not None:
+                listed = isinstance(value, tuple)
+                found[column_name(name, key)] = json.dumps(value) if listed else value
+    return found
+
+
+def training_id(family: Family, directory: Path) -> str:
+    """The name of a training: equal for trials that share it."""
+    sections: tuple[Section, ...] = (family.data, family.model, family.train, family.compute)
+    if family.judge is not None:
+        sections = (*sections, family.judge)
+    return digest({"training": training_digest(sections, directory), "seed": family.seed})
+
+
+def rows_of(block: Block, results: Results, directory: Path) -> Rows:
+    """Add identity and parameters to a block's results."""
+    branches = [
+        (number, place)
+        for number, family in enumerate(block.families)
+        for place in range(len(family.branches))
+    ]
+    number_of = {branch: number for number, branch in enumerate(branches)}
+    owner = np.asarray([number_of[number, place] for number, place in results.owner.tolist()])
+    contents = [content for family in block.families for content in family.contents(directory)]
+    seeds = np.asarray([block.families[number].seed for number, _ in branches])[owner]
+    trainings = np.asarray([training_id(family, directory) for family in block.families])
+    columns: dict[str, Any] = dict(results.columns)
+    for column in RESULTS:
+        if column.type == "string":
+            columns[column.name] = np.asarray(STATUSES)[columns[column.name]]
+    columns |= {
+        "seed": seeds,
+        "forget_index": results.forget_index,
+        "step_fraction": results.step_fraction,
+        "training_id": trainings[results.owner[:, 0]],
+        "trial_id": [
+            trial_id(contents[branch], seed, index, step)
+            for branch, seed, index, step in zip(
+                owner.tolist(),
+                seeds.tolist(),
+                results.forget_index.tolist(),
+                results.step_fraction.tolist(),
+                strict=True,
+            )
+        ],
+    }
+    parameters = [
+        parameters_of(block.families[number], block.families[number].branches[place])
+        for number, place in branches
+    ]
+    return Rows(columns, parameters, owner)
+
+
+def cell_of_row(row: Mapping[str, Any]) -> Cell:
+    """The trial that a row of a data set describes, as a cell with one trial.
+
+    Raises:
+        ValueError: the row's parameters are none of this version's.
+    """
+    built: dict[str, Any] = {}
+    for name, kinds in SECTIONS.items():
+        kind = row[column_name(name, "kind")] if name in KINDS else ""
+        if kind not in kinds:
+            raise ValueError(f"{name}_kind is {kind!r}, this version has {', '.join(kinds)}")
+        cls = kinds[kind]
+        values = {}
+        for key, field in cls.model_fields.items():
+            value = row[column_name(name, key)]
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                continue
+            if key in LIST_VALUED:
+                value = json.loads(value)
+            values[key] = int(value) if field.annotation is int else value
+        built[name] = cls(**values)
+    return Cell(
+        **built,
+        seeds=(int(row["seed"]),),
+        forget_indices=(int(row["forget_index"]),),
+        step_fractions=(float(row["step_fraction"]),),
+    )

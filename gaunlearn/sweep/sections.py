@@ -1,0 +1,176 @@
+"""The tables of a specification: every parameter of a trial, its type, bounds and default.
+
+A section is validated by itself. How parameters become axes is ``axes``' business, and how a file
+is read ``spec``'s. Defaults are part of a trial's identity: a changed one makes other trials.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
+from gaunlearn.losses import LOSSES
+from gaunlearn.training import OPTIMIZERS
+
+__all__ = [
+    "CHOICES",
+    "KINDS",
+    "LIST_VALUED",
+    "SECTIONS",
+    "Computing",
+    "DigitsData",
+    "Evaluation",
+    "FileData",
+    "IsotropicData",
+    "LeakyReluModel",
+    "LinearModel",
+    "MixtureData",
+    "ReluModel",
+    "Retraining",
+    "Section",
+    "SpecError",
+    "Training",
+    "column_name",
+]
+
+
+class SpecError(ValueError):
+    """A specification or a call that has no meaning; the message is one line for its user."""
+
+
+class Section(BaseModel):
+    """One table of a specification."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class MixtureData(Section):
+    """Two Gaussian clusters at +-mu with ||mu|| = d^(-1/4 + alpha)."""
+
+    kind: Literal["gaussian_mixture"]
+    m: int = Field(ge=2, le=10**5)
+    d: int = Field(ge=1, le=10**15)
+    alpha: float = Field(gt=0, lt=0.25)
+    n_test: int = Field(default=1000, ge=0, le=10**7)
+
+
+class IsotropicData(Section):
+    """N(0, I / d) with labels that are independent of it."""
+
+    kind: Literal["isotropic"]
+    m: int = Field(ge=2, le=10**5)
+    d: int = Field(ge=1, le=10**15)
+    n_test: int = Field(default=0, ge=0, le=10**7)
+
+
+class DigitsData(Section):
+    """scikit-learn's digits, two classes, centred and scaled."""
+
+    kind: Literal["digits"]
+    m: int = Field(default=40, ge=2)
+    classes: Annotated[tuple[int, int], BeforeValidator(_tuple)] = (3, 8)
+
+
+class FileData(Section):
+    """A user's .npz with x, y and optionally x_test, y_test; a path relative to the spec's."""
+
+    kind: Literal["file"]
+    path: str
+
+
+class LinearModel(Section):
+    """N = <w, x>."""
+
+    kind: Literal["linear"]
+    init_scale: float = Field(default=0.03, gt=0)
+
+
+class ReluModel(Section):
+    """N = sum_j u_j relu(<w_j, x>), u_j = +-1/sqrt(n)."""
+
+    kind: Literal["two_layer_relu"]
+    n: int = Field(ge=1, le=10**8)
+    init_scale: float = Field(default=0.03, gt=0)
+
+
+class LeakyReluModel(Section):
+    """As two_layer_relu, with slope leak below 0."""
+
+    kind: Literal["two_layer_leaky_relu"]
+    n: int = Field(ge=1, le=10**8)
+    leak: float = Field(gt=0, lt=1)
+    init_scale: float = Field(default=0.03, gt=0)
+
+
+class Training(Section):
+    """Descent for training and retraining; stops at whichever comes first. With end "limit" it
+    also stops when signs have settled, and its limit takes its place.
+    """
+
+    end: Literal["descent", "limit"] = "descent"
+    optimizer: str = "normalized_gd"
+    loss: str = "logistic"
+    step_size: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(ge=1, le=10**12)
+    target_log_loss: float | None = None
+    target_epsilon: float | None = Field(default=None, gt=0)
+    check_every: int = Field(default=100, ge=1, le=10**12)
+
+
+class Retraining(Section):
+    """Whether the retrained model starts from the trained model's initial weights."""
+
+    init: Literal["fresh", "same"] = "fresh"
+
+
+class Evaluation(Section):
+    """How certificates treat kinks (see ``certificate``)."""
+
+    kinks: Literal["handled", "ignored"] = "handled"
+    kink_tol: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], ...],
+        BeforeValidator(_tuple),
+        Field(min_length=1),
+    ] = KINK_TOLS
+    tau_budget: float = Field(default=TAU_BUDGET, ge=0)
+
+
+class Computing(Section):
+    """How numbers are represented; data and initial weights are the same in either."""
+
+    dtype: Literal["float64", "float32"] = "float64"
+
+
+# Section -> kind -> class; sections without kinds have the one class "".
+SECTIONS: dict[str, dict[str, type[Section]]] = {
+    "data": {
+        "gaussian_mixture": MixtureData,
+        "isotropic": IsotropicData,
+        "digits": DigitsData,
+        "file": FileData,
+    },
+    "model": {
+        "linear": LinearModel,
+        "two_layer_relu": ReluModel,
+        "two_layer_leaky_relu": LeakyReluModel,
+    },
+    "train": {"": Training},
+    "retrain": {"": Retraining},
+    "evaluate": {"": Evaluation},
+    "compute": {"": Computing},
+}
+KINDS = ("data", "model")
+# Parameters whose single value is a list; an axis of them is a list of lists.
+LIST_VALUED = {"classes", "kink_tol"}
+CHOICES = {"optimizer": tuple(OPTIMIZERS), "loss": tuple(LOSSES)}
+
+
+def column_name(section: str, key: str) -> str:
+    """The column of a parameter: its key, after the section where that alone says too little."""
+    if key == "kink_tol":  # the result of that name is the tolerance that was chosen
+        return "kink_tols"
+    return f"{section}_{key}" if key in {"kind", "init", "path", "end"} else key

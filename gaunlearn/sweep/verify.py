@@ -1,0 +1,297 @@
+"""Recompute trials of a stored run from their own rows, and hold them against what is stored.
+
+Three ways: many in one batch, each alone, and epsilon, delta and tau by a reference in NumPy and
+SciPy (``reference``) that shares nothing with the engine.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from gaunlearn import reference
+from gaunlearn.doctor import versions
+from gaunlearn.schema import RESULTS
+from gaunlearn.sweep import machine
+from gaunlearn.sweep.execute import Results, run_block
+from gaunlearn.sweep.identity import trial_id
+from gaunlearn.sweep.lanes import forget_capacities
+from gaunlearn.sweep.plan import (
+    STARTS,
+    Block,
+    Family,
+    Limits,
+    choose_rooms,
+    families_of_cells,
+    plan_blocks,
+)
+from gaunlearn.sweep.rows import cell_of_row, rows_of
+from gaunlearn.sweep.store import Run, RunError
+
+__all__ = ["Difference", "Verdict", "verify_run"]
+
+# Relative agreement that is promised (README, *Reproducibility*), and the smallest difference that
+# counts: columns of rounding, such as tau at 1e-33, have no digits to agree in.
+_SAME_PLATFORM, _OTHER_PLATFORM, _FLOAT32 = 1e-9, 1e-6, 1e-3
+_FLOOR = 1e-12
+# The reference solves to about 1e-9; delta is a product of two of its numbers.
+_REFERENCE = 1e-6
+_REFERENCE_FLOAT32 = 1e-2
+_ALONE = 4
+
+
+class Difference(NamedTuple):
+    """One column, one way of recomputing.
+
+    Attributes:
+        column, way: which.
+        largest: absolute difference.
+        relative: largest difference relative to the value, floor apart.
+        bitwise: whether all values are equal to the last bit.
+        broken: names of the trials that differ by more than is promised.
+    """
+
+    column: str
+    way: str
+    largest: float
+    relative: float
+    bitwise: bool
+    broken: tuple[str, ...]
+
+
+class Verdict(NamedTuple):
+    """What a verification found.
+
+    Attributes:
+        trials: how many were recomputed in a batch, alone, and by the reference.
+        differences: of every column and way.
+        changed: trials whose name no longer follows from their row: data or definitions changed.
+    """
+
+    trials: tuple[int, int, int]
+    differences: tuple[Difference, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the contract holds."""
+        return not self.changed and not any(d.broken for d in self.differences)
+
+
+def _check_versions(run: Run, commit: str | None) -> None:
+    """Refuse to compare numbers of different code.
+
+    Raises:
+        RunError: naming what differs.
+    """
+    here = {"gaunlearn": version("gaunlearn"), "commit": commit, **versions()}
+    for provenance in run.provenances():
+        for name, value in here.items():
+            if provenance.get(name) != value:
+                raise RunError(
+                    f"{run.path}: was computed with {name} {provenance.get(name)}, this is {value}"
+                    ": differences may be the version's; --any-version compares nevertheless"
+                )
+
+
+def _sample(frame: pd.DataFrame, count: int | None) -> pd.DataFrame:
+    """Rows spread over the whole data set."""
+    if count is None or count >= len(frame):
+        return frame
+    places = np.linspace(0, len(frame) - 1, count).round().astype(int)
+    return frame.iloc[np.unique(places)]
+
+
+def verify_run(
+    run: Run,
+    *,
+    sample: int | None = 24,
+    commit: str | None = None,
+    any_version: bool = False,
+) -> Verdict:
+    """Recompute some trials and compare.
+
+    Args:
+        sample: how many trials, spread over the data set; None is all.
+        commit: of this code, to be the run's own.
+        any_version: compare although versions differ.
+
+    Raises:
+        RunError: the run is of another version, or cannot be read.
+    """
+    if not any_version:
+        _check_versions(run, commit)
+    provenance = run.manifest.get("provenance", {})
+    directory = Path(provenance.get("directory", "."))
+    frame = _sample(run.to_pandas(), sample).set_index("trial_id")
+    rows: dict[str, dict[Any, Any]] = {
+        str(name): row for name, row in frame.to_dict("index").items()
+    }
+    try:
+        cells = {name: cell_of_row(row) for name, row in rows.items()}
+        families = list(families_of_cells(cells.values(), directory))
+    except ValueError as error:
+        raise RunError(f"{run.path}: a trial cannot be recomputed: {error}") from None
+    rooms = choose_rooms(families, directory)
+    limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
+    batch: dict[str, dict[str, Any]] = {}
+    references: dict[str, dict[str, float]] = {}
+
+    def recompute(some: Sequence[Family]) -> Iterator[tuple[Block, Results]]:
+        for block in plan_blocks(lambda: some, directory, rooms, limits):
+            machine.drop_programs_if_crowded()
+            pairs = machine.batch_pairs()
+            yield block, run_block(block, directory, pairs, keep_weights=True)
+
+    for block, results in recompute(families):
+        batch |= _named_rows(block, results, directory)
+        references |= _by_reference(block, results, rows, directory)
+    changed = tuple(sorted(set(rows) - set(batch)))
+    # Programs of their own, for as few lanes as a trial has.
+    forget_capacities()
+    alone: dict[str, dict[str, Any]] = {}
+    for name in list(rows)[:: max(1, len(rows) // _ALONE)][:_ALONE]:
+        for block, results in recompute(list(families_of_cells([cells[name]], directory))):
+            alone |= _named_rows(block, results, directory)
+    here = jax.local_devices()[0].platform
+    same = all(each.get("platform") == here for each in run.provenances())
+    promised = _SAME_PLATFORM if same else _OTHER_PLATFORM
+    differences = [
+        *_compare("in a batch", rows, batch, promised),
+        *_compare("alone", rows, alone, promised),
+        *_compare("NumPy", rows, references, _REFERENCE),
+    ]
+    return Verdict(
+        trials=(len(batch), len(alone), len(references)),
+        differences=tuple(differences),
+        changed=changed,
+    )
+
+
+def _named_rows(block: Block, results: Results, directory: Path) -> dict[str, dict[str, Any]]:
+    rows = rows_of(block, results, directory)
+    names = rows.columns["trial_id"]
+    absent = np.full(len(names), np.nan)
+    return {
+        name: {
+            "training_id": rows.columns["training_id"][place],
+            **{c.name: rows.columns.get(c.name, absent)[place] for c in RESULTS},
+        }
+        for place, name in enumerate(names)
+    }
+
+
+def _by_reference(
+    block: Block, results: Results, rows: Mapping[str, Mapping[str, Any]], directory: Path
+) -> dict[str, dict[str, float]]:
+    """epsilon, delta and tau of the trained, retrained and unlearned networks of a block."""
+    networks = {
+        (family, index, start): (W, u, x, y)
+        for family, index, start, W, u, x, y in results.networks or ()
+    }
+    found = {}
+    for number, family in enumerate(block.families):
+        for branch, content in zip(family.branches, family.contents(directory), strict=True):
+            first = STARTS[branch.retrain.init][0]
+            for forget, fractions in branch.pairs:
+                for index in forget:
+                    for fraction in fractions:
+                        name = trial_id(content, family.seed, index, fraction)
+                        if name in rows:
+                            # SciPy's solver may give up; such a trial has no reference.
+                            with suppress(RuntimeError):
+                                found[name] = _reference_of(
+                                    rows[name],
+                                    networks[number, None, 0],
+                                    networks[number, index, first],
+                                )
+    return found
+
+
+@np.errstate(all="ignore")  # weights that diverged overflow; they have no certificate
+def _reference_of(
+    row: Mapping[str, Any], trained: Sequence[Any], retrained: Sequence[Any]
+) -> dict[str, float]:
+    W, u, x, y = (np.asarray(a, np.float64) for a in trained)
+    index, leak = int(row["forget_index"]), row["leak"]
+    leak = 0.0 if leak is None or np.isnan(leak) else float(leak)
+    out = None if row["model_kind"] == "linear" else u
+    everything = np.ones(len(y), bool)
+    retain = everything & (np.arange(len(y)) != index)
+    tols = json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None
+    if row["train_end"] == "limit" and tols is not None:
+        tols = [1e-9]  # the limit is at its kinks
+    budget = float(row["tau_budget"])
+    nan = float("nan")
+    found = dict.fromkeys(("epsilon_train", "delta_train", "epsilon", "delta", "tau"), nan)
+    found |= dict.fromkeys(("epsilon_retrain", "delta_retrain"), nan)
+    if np.isfinite(retrained[0]).all():
+        again = reference.certify_best(
+            np.asarray(retrained[0], np.float64), out, x, y, retain, tols, budget, leak
+        )
+        if again is not None:
+            found |= {"epsilon_retrain": again.epsilon, "delta_retrain": again.delta}
+    if not np.isfinite(W).all():
+        return found
+    original = reference.certify_best(W, out, x, y, everything, tols, budget, leak)
+    if original is None:
+        return found
+    found |= {"epsilon_train": original.epsilon, "delta_train": original.delta}
+    fraction = float(row["step_fraction"])
+    unlearned = reference.ascend(W, out, x, y, index, fraction, original.coefficients, leak)
+    tol = float(row["kink_tol"]) if row["kinks"] == "handled" else None
+    after = reference.certify(unlearned, out, x, y, retain, tol, leak)
+    if after is not None:
+        found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
+    return found
+
+
+def _compare(
+    way: str,
+    stored: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Mapping[str, Any]],
+    promised: float,
+) -> list[Difference]:
+    names = [name for name in stored if name in found]
+    if not names:
+        return []
+    narrow = np.asarray([stored[name]["dtype"] == "float32" for name in names])
+    loose = _REFERENCE_FLOAT32 if way == "NumPy" else max(promised, _FLOAT32)
+    tolerance = np.where(narrow, loose, promised)
+    floor = np.where(narrow, loose, promised if way == "NumPy" else _FLOOR)
+    differences = []
+    for column in ("training_id", *(column.name for column in RESULTS)):
+        if column not in found[names[0]]:
+            continue
+        old = [stored[name][column] for name in names]
+        new = [found[name][column] for name in names]
+        if isinstance(new[0], str):
+            differs = np.asarray([a != b for a, b in zip(old, new, strict=True)])
+            size, relative, broken = differs.astype(float), differs.astype(float), differs
+        else:
+            a = np.asarray([np.nan if v is None or v is pd.NA else v for v in old], float)
+            b = np.asarray(new, float)
+            missing = np.isnan(a) & np.isnan(b)
+            size = np.where(missing, 0.0, np.abs(a - b))
+            size = np.where(np.isnan(size), np.inf, size)
+            scale = np.maximum(np.abs(a), np.abs(b))
+            allowed = tolerance * np.where(np.isnan(scale), 0.0, scale) + floor
+            broken = size > allowed
+            relative = np.where(size > floor, size / np.where(scale > 0, scale, 1.0), 0.0)
+        differences.append(
+            Difference(
+                column=column,
+                way=way,
+                largest=float(size.max()),
+                relative=float(relative.max()),
+                bitwise=bool((size == 0).all()),
+                broken=tuple(name for name, bad in zip(names, broken, strict=True) if bad),
+            )
+        )
+    return differences
