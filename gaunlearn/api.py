@@ -403,7 +403,8 @@ class Networks(NamedTuple):
 def networks(run: Run, trial_id: str) -> Networks:
     """The networks of one trial of a run whose specification has ``[store] weights = true``.
 
-    >>> certify(n.unlearned, n.u, n.x, n.y, retain=n.retain)  # doctest: +SKIP
+    With ``n`` the result, ``certify(n.unlearned, n.u, n.x, n.y, retain=n.retain, leak=n.leak)`` is
+    the trial's certificate, for the tolerances and the budget that its row names.
 
     Raises:
         ValueError: the run has no such trial, or keeps no weights.

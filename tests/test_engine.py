@@ -315,40 +315,61 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert got["trial_id"].tolist() == want["trial_id"].tolist()
 
 
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
-    """On a file system of 200 kB; later with room again it goes on."""
-    write(tmp_path, SPEC, seeds=24)
-    (tmp_path / "disk").mkdir()
+# Linux's /dev/full has no space left: after some parts, every file that is written is that device.
+DEVICE_IS_FULL = (
+    SMALL_BLOCKS
+    + """
+import os
+from gaunlearn.sweep import place
+real, left = place._write_locally, [200_000]
+def write(path, content):
+    left[0] -= len(content)
+    if left[0] < 0:
+        path.with_name(f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    real(path, content)
+place._write_locally = write
+"""
+)
+
+
+def run_on_a_small_disk(folder):
+    """A run on a file system of 200 kB of its own, copied to ``saved`` when it ends; None on
+    systems that let no user mount one.
+    """
+    privileged = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount = "mount -t tmpfs -o size=200k tmpfs disk"
     script = (
         f'{mount} && {{ {sys.executable} -c "{SMALL_BLOCKS}\nimport sys\n'
         "from gaunlearn.cli import main\nsys.exit(main(['run', 'spec.toml', '--out', 'disk']))\"; "
         "status=$?; cp -r disk saved; exit $status; }"
     )
-    privileged = ["unshare", "--user", "--map-root-user", "--mount"]
-    possible = (
-        shutil.which("unshare")
-        and not subprocess.run(
-            [*privileged, "sh", "-c", mount], cwd=tmp_path, capture_output=True, check=False
-        ).returncode
-    )
-    if not possible:
-        pytest.skip("this system lets no user mount a small file system")
-    done = subprocess.run(
-        [*privileged, "sh", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "cannot be written: No space left on device; what was stored before is kept" in (
-        done.stderr
-    )
-    assert "Traceback" not in done.stderr
-    stored = len(gaunlearn.load(tmp_path / "saved").to_pandas())
-    assert 0 < stored < 24 * 4 * 3
-    out, _ = finish(command(tmp_path, "--out", "saved", code=SMALL_BLOCKS))
+    (folder / "disk").mkdir()
+    options = {"cwd": folder, "capture_output": True, "text": True, "check": False}
+    if not shutil.which("unshare") or subprocess.run([*privileged, mount], **options).returncode:
+        return None
+    done = subprocess.run([*privileged, script], **options)
+    return done.returncode, done.stderr
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
+    """On a device that is full, and on a small file system where one can be mounted; later, with
+    room again, the run goes on.
+    """
+    write(tmp_path, SPEC, seeds=24)
+    process = command(tmp_path, "--out", "device", code=DEVICE_IS_FULL)
+    _, err = process.communicate(timeout=300)
+    runs = [("device", (process.returncode, err)), ("saved", run_on_a_small_disk(tmp_path))]
+    for out, outcome in runs:
+        if outcome is None:
+            continue
+        status, err = outcome
+        assert status == 1, err
+        assert "No space left on device; what was stored before is kept" in err
+        assert "Traceback" not in err
+        assert not list((tmp_path / out / "trials").glob(".*"))
+        stored = len(gaunlearn.load(tmp_path / out).to_pandas())
+        assert 0 < stored < 24 * 4 * 3
+    out, _ = finish(command(tmp_path, "--out", "device", code=SMALL_BLOCKS))
     assert "288 of 288 trials" in out
 
 
