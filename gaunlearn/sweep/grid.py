@@ -7,7 +7,7 @@ them: a cell is a training configuration with much below it.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
@@ -72,6 +72,12 @@ def _build(cls: type[Section], names: tuple[str, ...], values: tuple[Any, ...], 
     return cls(**dict(zip(names, values, strict=True)))
 
 
+@cache
+def _parameters(cls: type[Section]) -> tuple[tuple[str, bool], ...]:
+    """Each parameter of a section's kind, and whether it is a whole number."""
+    return tuple((key, field.annotation is int) for key, field in cls.model_fields.items())
+
+
 def _plain(value: Any, whole: bool) -> Any:
     """A number as a trial's identity knows it: whole ones are integers, and 0 has no sign."""
     if isinstance(value, float):
@@ -123,7 +129,11 @@ class Grid:
             index, place = divmod(index, len(axis.points))
             values.update(zip(axis.names, axis.points[place], strict=True))
         values = self._with_derived(values)
-        built = {section: self._section(section, values) for section in SECTIONS}
+        fixed = self._fixed_sections
+        built = {
+            section: fixed[section] if section in fixed else self._section(section, values)
+            for section in SECTIONS
+        }
         self._check(values, built)
         for expression in self.filters:
             if not self._keeps(expression, values, built):
@@ -139,6 +149,18 @@ class Grid:
             forget_indices=None if indices == (None,) else indices,
             step_fractions=tuple(float(fraction) + 0.0 for fraction in inner(STEP)),
         )
+
+    @cached_property
+    def _fixed_sections(self) -> dict[str, Section]:
+        """The sections that are the same in all combinations."""
+        vary = {name[0] for axis in self.axes for name in axis.names}
+        vary |= {name[0] for name in self.derived}
+        vary |= {name[0] for name, v in self.constants.items() if isinstance(v, Expression)}
+        return {
+            section: self._section(section, self.constants)
+            for section in SECTIONS
+            if section not in vary
+        }
 
     def _class(self, section: str, values: Mapping[Name, Any]) -> type[Section]:
         return SECTIONS[section][values[section, "kind"] if section in KINDS else ""]
@@ -192,12 +214,14 @@ class Grid:
     def _section(self, section: str, values: Mapping[Name, Any]) -> Section:
         cls = self._class(section, values)
         # Parameters of other kinds of this section, if its kind is an axis, are left out.
-        names = tuple(key for key in cls.model_fields if (section, key) in values)
-        given = tuple(
-            _plain(values[section, key], cls.model_fields[key].annotation is int) for key in names
-        )
+        given = {
+            key: _plain(values[section, key], whole)
+            for key, whole in _parameters(cls)
+            if (section, key) in values
+        }
+        each = tuple(given.values())
         try:
-            built = _build(cls, names, given, tuple(map(type, given)))
+            built = _build(cls, tuple(given), each, tuple(map(type, each)))
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
@@ -205,10 +229,10 @@ class Grid:
             if first["type"] == "missing" and len(first["loc"]) == 1:
                 self.fail(key, f"missing; {cls.__name__} needs it")
             self.fail(f"{key} = {first['input']!r}", first["msg"].replace("Input should", "must"))
-        for name, allowed in CHOICES.items():
-            value = getattr(built, name, None)
-            if value is not None and value not in allowed:
-                self.fail(f"{section}.{name} = {value!r}", f"must be one of {', '.join(allowed)}")
+        for name in CHOICES.keys() & given.keys():
+            if given[name] not in CHOICES[name]:
+                allowed = ", ".join(CHOICES[name])
+                self.fail(f"{section}.{name} = {given[name]!r}", f"must be one of {allowed}")
         return built
 
     def _check(self, values: Mapping[Name, Any], built: Mapping[str, Any]) -> None:

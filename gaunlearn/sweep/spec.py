@@ -5,6 +5,7 @@ All errors are SpecError, one line with file, key, value and what is allowed.
 
 import itertools
 import tomllib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +95,8 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
 
     Of each combination only its number and a digest of its training are held.
     """
-    kept: list[int] = []
-    trainings: list[bytes] = []
+    kept = array("q")
+    trainings = bytearray()
     sizes: dict[Section, int] = {}
     for index in range(grid.size):
         cell = grid.cell(index)
@@ -106,7 +107,7 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
         if real and cell.data not in sizes:
             sizes[cell.data] = _read_data(grid, cell.data, directory)
         m = sizes[cell.data] if real else cell.data.m
-        trainings.append(bytes.fromhex(training_digest(cell.training(), directory)))
+        trainings += bytes.fromhex(training_digest(cell.training(), directory))
         bad = [i for i in cell.forget_indices or () if i >= m]
         if bad:
             grid.fail(
@@ -115,7 +116,7 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
     if not kept:
         grid.fail("sweep.filter", "leaves no trial")
     _, first, group = np.unique(
-        np.frombuffer(b"".join(trainings), "V16"), return_index=True, return_inverse=True
+        np.frombuffer(trainings, "V16"), return_index=True, return_inverse=True
     )
     rank = np.empty(len(first), np.int64)  # groups in the order of their first combination
     rank[np.argsort(first)] = np.arange(len(first))
