@@ -25,7 +25,7 @@ from common import descent, problem, provenance, table
 from gaunlearn.certificate import certify, one_minus_cosine
 from gaunlearn.limit import STATUSES, find_limit
 from gaunlearn.models import LINEAR, RELU, leaky_relu, output_weights
-from gaunlearn.training import margins, train
+from gaunlearn.training import Descent, margins
 
 GOAL = 1e-10
 LANES = 8
@@ -36,7 +36,7 @@ SAMPLES, NEURONS = (2, 40, 100), (2, 100, 400)
 
 def descend_and_solve(kind, model, weights, u, x, y, keep, steps):
     """One problem: what descent reached, its limit, and a certificate of that."""
-    weights = train(model, descent(kind, steps), weights, u, x, y, keep).weights
+    weights = Descent(model, descent(kind, steps), weights, u, x, y, keep).run().weights
     limit = find_limit(model, weights, u, x, y, keep)
     checked = certify(model, limit.weights, u, x, y, keep, jnp.asarray([1e-9]), jnp.asarray(1.0))
     q = margins(model, weights, u, x, y)
@@ -182,7 +182,8 @@ def follow_batch(kind, m, d, n, stops, keys):
         x, y = given.x, given.y
         weights, done, distances, limits = given.initial_weights[0], 0, [], []
         for stop in stops:
-            weights = train(RELU, descent(kind, stop - done), weights, u, x, y, keep).weights
+            settings = descent(kind, stop - done)
+            weights = Descent(RELU, settings, weights, u, x, y, keep).run().weights
             done = stop
             limits.append(find_limit(RELU, weights, u, x, y, keep).weights)
             distances.append(one_minus_cosine(weights, limits[0]))

@@ -23,7 +23,7 @@ import gaunlearn
 import gaunlearn.limit as limit_solver
 from gaunlearn.certificate import certify
 from gaunlearn.models import RELU, output_weights
-from gaunlearn.training import train
+from gaunlearn.training import Descent
 
 MIXTURE = 'kind = "gaussian_mixture"\nalpha = 0.1\nn_test = 0'
 ISOTROPIC = 'kind = "isotropic"\nn_test = 0'
@@ -95,7 +95,7 @@ def solve_narrow(kind, m, n, solves, keys, d):
         given = problem(kind, key, m, d, n)
         x, y = given.x, given.y
         start = given.initial_weights[0]
-        weights = train(RELU, descent(kind, 1000), start, u, x, y, keep).weights
+        weights = Descent(RELU, descent(kind, 1000), start, u, x, y, keep).run().weights
         narrow = [jnp.asarray(a, jnp.float32) for a in (weights, u, x, y)]
         limit = limit_solver.find_limit(RELU, *narrow, keep)
         wide = (a.astype(jnp.float64) for a in (limit.weights, *narrow[1:]))

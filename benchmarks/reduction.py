@@ -36,7 +36,7 @@ from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET, certify
 from gaunlearn.limit import find_limit
 from gaunlearn.losses import relative_slopes
 from gaunlearn.models import RELU, output_weights
-from gaunlearn.training import train
+from gaunlearn.training import Descent
 from gaunlearn.unlearning import ascent_direction
 
 KIND = "gaussian_mixture"
@@ -68,7 +68,7 @@ def steps_of(batch, steps):
     m, n = batch[1].shape[1], batch[0].shape[1]
     u, keep = output_weights(RELU, n), jnp.ones(m, bool)
     settings = descent(KIND, steps)
-    return jax.vmap(lambda w, x, y: train(RELU, settings, w, u, x, y, keep).weights)(*batch)
+    return jax.vmap(lambda w, x, y: Descent(RELU, settings, w, u, x, y, keep).run().weights)(*batch)
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -100,8 +100,8 @@ def triples_of(batch, steps):
     settings, tols = descent(KIND, steps), jnp.asarray(KINK_TOLS)
 
     def one(w, x, y):
-        trained = train(RELU, settings, w, u, x, y, everything).weights
-        again = train(RELU, settings, w, u, x, y, retain).weights
+        trained = Descent(RELU, settings, w, u, x, y, everything).run().weights
+        again = Descent(RELU, settings, w, u, x, y, retain).run().weights
         first = certify(RELU, trained, u, x, y, everything, tols, jnp.asarray(TAU_BUDGET))
         unlearned = first.weights - ascent_direction(first, u, x, y, ~retain)
         after = certify(RELU, unlearned, u, x, y, retain, tols, jnp.asarray(TAU_BUDGET))
@@ -184,7 +184,7 @@ def settle_and_solve(batch, settings):
     u, keep = output_weights(RELU, n), jnp.ones(m, bool)
 
     def one(w, x, y):
-        trained = train(RELU, settings, w, u, x, y, keep)
+        trained = Descent(RELU, settings, w, u, x, y, keep).run()
         limit = find_limit(RELU, trained.weights, u, x, y, keep)
         return limit.epsilon, trained.steps, limit.status
 

@@ -27,7 +27,6 @@ __all__ = [
     "TrainingConfig",
     "margins",
     "scale_by_loss",
-    "train",
 ]
 
 
@@ -122,12 +121,21 @@ def margins(
 
 
 class Descent:
-    """One descent in rounds of ``check_every`` steps, so that a batch can replace a lane that has
-    ended by one that waits. ``train`` runs it by itself.
+    """Descent on the loss summed over the samples in ``keep``, from ``weights``.
+
+    Stops at ``max_steps`` or, looking every ``check_every`` steps, at the first target that is
+    met. It goes in rounds of so many steps, so that a batch can replace a lane that has ended by
+    one that waits; ``run`` makes all of them.
 
     Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
     gradient: with the Gram matrix, a step on C costs one product where one on W costs two. For
     m > 2 r steps are taken on W. The derivative of ReLU at 0 is taken to be 0.
+
+    Args:
+        epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
+
+    Raises:
+        ValueError: a positive ``target_epsilon`` without ``epsilon_of``.
     """
 
     def __init__(
@@ -141,6 +149,9 @@ class Descent:
         keep: Bool[Array, " m"],
         epsilon_of: Callable[[Array], Array] | None = None,
     ) -> None:
+        target = config.target_epsilon
+        if epsilon_of is None and isinstance(target, float | int) and target > 0:
+            raise ValueError("target_epsilon needs epsilon_of, a function from weights to epsilon")
         self.model, self.config, self.epsilon_of = model, config, epsilon_of
         self.weights, self.u, self.x, self.y, self.keep = weights, u, x, y, keep
         m, r = x.shape
@@ -234,32 +245,8 @@ class Descent:
         settled = state.steps >= 2 * state.last_change
         return Trained(reached, state.steps, self._log_loss(reached), settled)
 
-
-def train(
-    model: Model,
-    config: TrainingConfig,
-    weights: Float[Array, "n r"],
-    u: Float[Array, " n"],
-    x: Float[Array, "m r"],
-    y: Float[Array, " m"],
-    keep: Bool[Array, " m"],
-    epsilon_of: Callable[[Array], Array] | None = None,
-) -> Trained:
-    """Descend on the loss summed over the samples in ``keep``, from ``weights``.
-
-    Stops at ``max_steps`` or, looking every ``check_every`` steps, at the first target that is
-    met.
-
-    Args:
-        epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
-
-    Raises:
-        ValueError: a positive ``target_epsilon`` without ``epsilon_of``.
-    """
-    target = config.target_epsilon
-    if epsilon_of is None and isinstance(target, float | int) and target > 0:
-        raise ValueError("target_epsilon needs epsilon_of, a function from weights to epsilon")
-    descent = Descent(model, config, weights, u, x, y, keep, epsilon_of)
-    return descent.result(
-        jax.lax.while_loop(lambda state: ~state.ended, descent.one_round, descent.begin())
-    )
+    def run(self) -> Trained:
+        """Descend to the end."""
+        return self.result(
+            jax.lax.while_loop(lambda state: ~state.ended, self.one_round, self.begin())
+        )

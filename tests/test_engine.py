@@ -296,8 +296,8 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         process.kill()
         process.communicate()
         if finished:
-            # It had finished: lose some of it, as if it had been killed earlier.
-            for part in rng.sample(sorted(parts.glob("*.parquet")), 10):
+            # It had finished: begin anew.
+            for part in parts.glob("*.parquet"):
                 part.unlink()
             continue
         kills += 1
@@ -313,6 +313,64 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert_same_rows(got, want)
     # The same blocks, and so the same order, whatever happened on the way.
     assert got["trial_id"].tolist() == want["trial_id"].tolist()
+
+
+def test_small_parts_become_one_and_a_crash_in_between_loses_nothing(tmp_path, monkeypatch):
+    """StoppedError at each file operation of the merging in turn; the next run completes it."""
+    monkeypatch.setattr(plan, "_BLOCK_S", 1e-9)
+    path, out = write(tmp_path, SPEC), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "compact", lambda run, parts: dict(parts))
+        many = gaunlearn.run(path, out)
+    assert len(many.parts()) == 3
+    want = many.to_pandas()
+    shutil.copytree(out, tmp_path / "many")
+    operations = []
+
+    class StoppedError(Exception):
+        pass
+
+    def counted(original):
+        def operation(*arguments):
+            if str(arguments[0].name).endswith(("trials", "unused")):
+                operations.append(original.__name__)
+                if len(operations) > allowed:
+                    raise StoppedError
+            return original(*arguments)
+
+        return operation
+
+    allowed = 100
+    while allowed >= 0:
+        shutil.rmtree(out)
+        shutil.copytree(tmp_path / "many", out)
+        operations.clear()
+        with monkeypatch.context() as patch:
+            for name in ("write", "move", "delete"):
+                patch.setattr(Place, name, counted(getattr(Place, name)))
+            try:
+                gaunlearn.run(path, out)
+                assert operations == ["write", *["move"] * 4, *["delete"] * 3]
+                allowed = len(operations)
+            except StoppedError:
+                for part in (out / "trials").glob("*.parquet"):
+                    pq.read_metadata(part)
+        again = gaunlearn.run(path, out)
+        assert len(again.parts()) == 1
+        assert again.to_pandas().equals(want)
+        assert again.manifest["parts"].keys() == {again.parts()[0].removesuffix(".parquet")}
+        allowed -= 1
+
+
+def test_parts_of_different_provenance_stay_apart(tmp_path):
+    path, out = write(tmp_path, SPEC, seeds=2), tmp_path / "run"
+    first = gaunlearn.run(path, out).provenances()
+    # A second run begins at another time, and so has a provenance of its own.
+    time.sleep(1.1)
+    second = gaunlearn.run(write(tmp_path, SPEC, seeds=3), out)
+    assert len(second.parts()) == 2
+    assert len(second.provenances()) == 2
+    assert first[0] in second.provenances()
 
 
 # Linux's /dev/full has no space left: after some parts, every file that is written is that device.

@@ -19,7 +19,7 @@ LAYERS = [
     {"api"},
     {"report.summary", "report.figures", "report.__init__"},
     {"sweep.runner", "sweep.verify"},
-    {"sweep.rows", "sweep.resume"},
+    {"sweep.rows", "sweep.resume", "sweep.compact"},
     {"sweep.execute", "sweep.store", "sweep.__init__"},
     {"sweep.plan", "sweep.place"},
     {"sweep.problems", "sweep.spec"},

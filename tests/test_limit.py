@@ -22,7 +22,7 @@ import gaunlearn.limit
 from gaunlearn.limit import STATUSES
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
-from gaunlearn.training import TrainingConfig, train
+from gaunlearn.training import Descent, TrainingConfig
 
 SOLVED = ("converged", "fallback")
 
@@ -237,7 +237,7 @@ def test_training_approaches_its_limit():
     settings = TrainingConfig(LOSSES["logistic"], "normalized_gd", 0.3, 0)
     distances, done = [], 0
     for steps in (4000, 16_000, 64_000):
-        W = train(RELU, settings._replace(max_steps=steps - done), W, u, x, y, keep).weights
+        W = Descent(RELU, settings._replace(max_steps=steps - done), W, u, x, y, keep).run().weights
         done = steps
         distances.append(one_minus_cosine(W, limit.W))
     ratios = np.array(distances[:-1]) / np.array(distances[1:])

@@ -9,7 +9,7 @@ from oracles import hard_margin, plain_descent
 from gaunlearn.certificate import one_minus_cosine
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import MODELS
-from gaunlearn.training import OPTIMIZERS, TrainingConfig, margins, train
+from gaunlearn.training import OPTIMIZERS, Descent, TrainingConfig, margins
 
 LINEAR, RELU = MODELS["linear"], MODELS["two_layer_relu"]
 
@@ -41,7 +41,7 @@ def test_equals_a_plain_loop(optimizer, loss, linear, d):
     W = 0.1 * rng.normal(size=(len(u), d))
     keep = np.array([True, True, False, True, True])
     settings = config(optimizer=optimizer, loss=LOSSES[loss], step_size=0.3, max_steps=60)
-    got = train(LINEAR if linear else RELU, settings, W, u, x, y, keep)
+    got = Descent(LINEAR if linear else RELU, settings, W, u, x, y, keep).run()
     want = plain_descent(
         W, None if linear else u, x, y, keep, 0.3, 60, loss, optimizer == "normalized_gd"
     )
@@ -54,7 +54,7 @@ def test_linear_model_on_orthogonal_data_reaches_the_closed_form():
     rng, _, y = problem(4, 6)
     x = np.linalg.qr(rng.normal(size=(6, 4)))[0].T * np.array([[0.5], [1.0], [1.5], [2.0]])
     settings = config(max_steps=40_000, step_size=0.3)
-    got = train(LINEAR, settings, np.zeros((1, 6)), np.ones(1), x, y, np.ones(4, bool))
+    got = Descent(LINEAR, settings, np.zeros((1, 6)), np.ones(1), x, y, np.ones(4, bool)).run()
     want = (y / np.sum(x**2, 1)) @ x
     assert float(one_minus_cosine(got.weights, want[None])) <= 1e-7
 
@@ -67,7 +67,7 @@ def test_relu_network_on_orthogonal_data_reaches_the_closed_form():
     rng = np.random.default_rng(1)
     x, y, u = np.eye(3), np.array([1.0, -1.0, 1.0]), output_weights(8)
     W = 1e-3 * rng.normal(size=(8, 3))
-    got = train(RELU, config(max_steps=50_000), W, u, x, y, np.ones(3, bool))
+    got = Descent(RELU, config(max_steps=50_000), W, u, x, y, np.ones(3, bool)).run()
     serves = (W > 0) & (u[:, None] * y > 0)
     assert serves.any(0).all()
     want = u[:, None] * serves * y * 8 / serves.sum(0)
@@ -78,7 +78,7 @@ def test_relu_network_on_orthogonal_data_reaches_the_closed_form():
 def test_linear_model_reaches_the_hard_margin_direction(seed):
     _, x, y = problem(8, 60, seed)
     settings = config(max_steps=100_000)
-    got = train(LINEAR, settings, np.zeros((1, 60)), np.ones(1), x, y, np.ones(8, bool))
+    got = Descent(LINEAR, settings, np.zeros((1, 60)), np.ones(1), x, y, np.ones(8, bool)).run()
     w, _ = hard_margin(x, y)
     assert float(one_minus_cosine(got.weights, w[None])) <= 1e-6
 
@@ -88,7 +88,7 @@ def test_goes_on_when_the_loss_underflows():
     _, x, y = problem(4, 20)
     keep = np.ones(4, bool)
     settings = config(max_steps=10**6, target_log_loss=-2000.0)
-    got = train(LINEAR, settings, np.zeros((1, 20)), np.ones(1), x, y, keep)
+    got = Descent(LINEAR, settings, np.zeros((1, 20)), np.ones(1), x, y, keep).run()
     assert np.exp(-2000.0) == 0
     assert -2100 < float(got.log_loss) <= -2000
     assert float(margins(LINEAR, got.weights, np.ones(1), x, y).min()) > 1990
@@ -102,7 +102,7 @@ def test_stops_at_the_first_of_its_targets():
 
     def steps(**changes):
         settings = config(check_every=7, **changes)
-        result = train(
+        result = Descent(
             LINEAR,
             settings,
             start,
@@ -111,7 +111,7 @@ def test_stops_at_the_first_of_its_targets():
             y,
             keep,
             epsilon_of=lambda w: 1 / (1 + jnp.abs(w).max()),
-        )
+        ).run()
         return int(result.steps)
 
     assert steps(max_steps=50) == 50
@@ -119,7 +119,7 @@ def test_stops_at_the_first_of_its_targets():
     assert by_loss % 7 == 0
     assert by_loss < 1000
     early = config(max_steps=by_loss - 7)
-    assert train(LINEAR, early, start, np.ones(1), x, y, keep).log_loss > -5.0
+    assert Descent(LINEAR, early, start, np.ones(1), x, y, keep).run().log_loss > -5.0
     assert steps(max_steps=by_loss - 1, target_log_loss=-5.0) == by_loss - 1
     by_epsilon = steps(target_log_loss=-5.0, target_epsilon=0.5)
     assert 0 < by_epsilon < by_loss
@@ -129,7 +129,7 @@ def test_stops_at_the_first_of_its_targets():
 def test_target_epsilon_needs_a_way_to_measure_it():
     _, x, y = problem(4, 20)
     with pytest.raises(ValueError, match="epsilon_of"):
-        train(
+        Descent(
             LINEAR,
             config(target_epsilon=0.1),
             jnp.zeros((1, 20)),
@@ -137,7 +137,7 @@ def test_target_epsilon_needs_a_way_to_measure_it():
             x,
             y,
             np.ones(4, bool),
-        )
+        ).run()
 
 
 def test_settled_says_whether_signs_still_change():
@@ -149,7 +149,9 @@ def test_settled_says_whether_signs_still_change():
     W = 0.1 * rng.normal(size=(20, 60))
 
     def run(steps, **others):
-        return train(RELU, config(max_steps=steps, step_size=0.3, **others), W, u, x, y, keep)
+        return Descent(
+            RELU, config(max_steps=steps, step_size=0.3, **others), W, u, x, y, keep
+        ).run()
 
     def active(trained):
         return (trained.weights @ x.T > 0) & (y * u[:, None] > 0)

@@ -1,6 +1,6 @@
 """Run a whole sweep: plan it, skip what is stored, run the rest and store it.
 
-The main thread plans and computes; another turns results into files meanwhile.
+The main thread computes; others plan the next block and turn the last one's results into files.
 """
 
 import math
@@ -21,6 +21,7 @@ import numpy as np
 from gaunlearn.doctor import examine, versions
 from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep import machine
+from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.execute import Results, run_block
 from gaunlearn.sweep.identity import digest
 from gaunlearn.sweep.lanes import forget_capacities
@@ -199,6 +200,15 @@ def run_sweep(
     return load(out)
 
 
+def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each planned while the one before it is computed."""
+    with ThreadPoolExecutor(max_workers=1) as planner:
+        coming = planner.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = planner.submit(next, blocks, None)
+            yield block
+
+
 class _Runner:
     """One run, by one process."""
 
@@ -259,6 +269,7 @@ class _Runner:
             )
         self.done = done
         if done == self.total:
+            self.compact()
             self.write_manifest({})
             self.tell("already finished")
             return
@@ -270,7 +281,7 @@ class _Runner:
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
-            for block in self.left():
+            for block in _ahead(self.left()):
                 machine.drop_programs_if_crowded()
                 for part, results in self.compute(block):
                     if pending is not None:
@@ -279,7 +290,13 @@ class _Runner:
             if pending is not None:
                 pending.result()
         self.parts |= read_claims(self.out, "trials")  # other shards' too
+        self.compact()
         self.write_manifest(provenance)
+
+    def compact(self) -> None:
+        """Merge small parts, unless other shards may be writing."""
+        if self.shard[1] == 1:
+            self.parts = compact(self.out, self.parts)
 
     def compute(self, block: Block) -> Iterator[tuple[Block, Results]]:
         """Run a block; in smaller batches, then in smaller blocks, if memory is short."""

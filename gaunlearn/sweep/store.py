@@ -27,12 +27,15 @@ from gaunlearn.schema import COLUMNS, SCHEMA_VERSION, Column
 from gaunlearn.sweep.place import Place, StorageError
 
 __all__ = [
+    "ROW_GROUP",
     "Claim",
     "Run",
     "RunError",
     "Weights",
     "arrow_schema",
     "load",
+    "merge_parts",
+    "part_header",
     "read_claims",
     "select_rows",
     "write_manifest",
@@ -61,7 +64,7 @@ _WEIGHTS = pa.schema(
     ]
 )
 # Rows of a row group: large enough to scan fast, small enough to skip.
-_ROW_GROUP = 65_536
+ROW_GROUP = 65_536
 
 
 class RunError(ValueError):
@@ -117,11 +120,8 @@ class Run:
 
     def provenances(self) -> list[dict[str, Any]]:
         """How its parts were computed: each way once."""
-        parts = self.place / "trials"
-        each = {
-            (pq.read_metadata(parts.open(name)).metadata or {}).get(b"provenance", b"{}")
-            for name in self.parts()
-        }
+        keys = [name.removesuffix(".parquet") for name in self.parts()]
+        each = {part_header(self.place, key)[0] for key in keys}
         return [json.loads(about) for about in sorted(each)]
 
     def to_arrow(self) -> pa.Table:
@@ -209,7 +209,7 @@ def _array(values: Any, column: Column) -> pa.Array:
 
 def _to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
     return sink.getvalue().to_pybytes()
 
 
@@ -330,8 +330,24 @@ def select_rows(
     """The content of a part that holds some rows of another, and claims no more than those."""
     table = _read(run / folder, f"{key}.parquet")
     wanted = pc.is_in(table["trial_id"], value_set=pa.array(list(trial_ids), pa.string()))
+    return _claiming(table.filter(wanted), claims)
+
+
+def merge_parts(run: Place, keys: Sequence[str], claims: Sequence[Claim]) -> bytes:
+    """The content of a part that holds the rows of several, which have one provenance."""
+    tables = [_read(run / "trials", f"{key}.parquet") for key in keys]
+    return _claiming(pa.concat_tables(tables), claims)
+
+
+def _claiming(table: pa.Table, claims: Sequence[Claim]) -> bytes:
     about = dict(table.schema.metadata) | {b"claims": json.dumps(claims).encode()}
-    return _to_bytes(table.filter(wanted).replace_schema_metadata(about))
+    return _to_bytes(table.replace_schema_metadata(about))
+
+
+def part_header(run: Place, key: str) -> tuple[bytes, int]:
+    """A part's provenance, as it is stored, and how many rows it has."""
+    header = pq.read_metadata((run / "trials").open(f"{key}.parquet"))
+    return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
 
 
 def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:
