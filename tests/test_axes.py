@@ -145,7 +145,11 @@ def test_ranges_by_hand():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"start": 1, "stop": 2}, "count must be a whole number, 2 or more, not None"),
+        ({"start": 1, "stop": 2}, "count must be a whole number from 2 to 16777216, not None"),
+        (
+            {"start": 1, "stop": 2, "count": 10**9},
+            "count must be a whole number from 2 to 16777216, not 1000000000",
+        ),
         ({"start": 1, "stop": 2, "cuont": 2}, "unknown key 'cuont'; did you mean 'count'"),
         ({"start": 0, "stop": 2, "count": 3, "scale": "log"}, "must be positive"),
         ({"start": 1, "stop": 1, "count": 3}, "must differ"),
@@ -307,6 +311,16 @@ def test_filters_leave_out_combinations(load):
         (["data.m=[4, 5]", "sweep.zip=['m', 'data.m']"], "data.m is named twice"),
         (["sweep.zip=['m']"], "must be a list of two or more"),
         (["data.d={low = 10, high = 20}"], r"data.d: an interval needs a design"),
+        (["evaluate.kink_tol=[0.0, [1.0]]"], r"kink_tol = \[1.0\]: must be a valid number"),
+        (["data.m=[{a = 1}]"], r"data.m = \{'a': 1\}: must be a valid integer"),
+        (["data.m=[[4], [4]]"], r"data.m: the value \[4\] is given twice"),
+        (
+            [
+                "data.m={start = 2, stop = 100000, count = 20000}",
+                "data.d={start = 10, stop = 100000, count = 20000}",
+            ],
+            "have 400000000 combinations; at most 100000000",
+        ),
         (["sweep.design={kind = 'sobol', count = 4}"], "fills intervals.*there are none"),
         (["data.d={low = 10, high = 20}", "sweep.design={kind = 'grid', count = 4}"],
          'kind = "random" or "sobol"'),

@@ -20,7 +20,19 @@ from scipy.stats import qmc
 
 from gaunlearn.sweep.expressions import Expression, parse
 
-__all__ = ["Axis", "Design", "Interval", "fill", "is_number", "read_value"]
+__all__ = [
+    "MOST_POINTS",
+    "Axis",
+    "Design",
+    "Interval",
+    "fill",
+    "is_hashable",
+    "is_number",
+    "read_value",
+]
+
+# Of a range or a design.
+MOST_POINTS = 2**24
 
 _RANGE_KEYS = ("start", "stop", "count", "scale")
 _INTERVAL_KEYS = ("low", "high", "scale")
@@ -66,6 +78,15 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return type(value) in (int, float) and abs(value) < float("inf")
 
 
+def is_hashable(value: Any) -> bool:
+    """Whether a value is made of numbers, text and tuples alone, as all valid ones are."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _check_keys(value: Mapping[str, Any], allowed: Sequence[str], needed: Sequence[str]) -> None:
     for key in value:
         if key not in allowed:
@@ -82,8 +103,8 @@ def _check_keys(value: Mapping[str, Any], allowed: Sequence[str], needed: Sequen
 def _range(value: Mapping[str, Any], whole: bool) -> list[int | float]:
     _check_keys(value, _RANGE_KEYS, ("start", "stop"))
     start, stop, count = value["start"], value["stop"], value.get("count")
-    if type(count) is not int or count < 2:
-        raise ValueError(f"count must be a whole number, 2 or more, not {count!r}")
+    if type(count) is not int or not 2 <= count <= MOST_POINTS:
+        raise ValueError(f"count must be a whole number from 2 to {MOST_POINTS}, not {count!r}")
     if start == stop:
         raise ValueError("start and stop must differ")
     if value.get("scale") == "log":

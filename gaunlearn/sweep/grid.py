@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
-from gaunlearn.sweep.axes import Axis, is_number
+from gaunlearn.sweep.axes import Axis, is_hashable, is_number
 from gaunlearn.sweep.expressions import Expression, ExpressionError
 from gaunlearn.sweep.sections import (
     CHOICES,
@@ -220,8 +220,10 @@ class Grid:
             if (section, key) in values
         }
         each = tuple(given.values())
+        # What cannot be a key is no valid value either, and is to be refused as such.
+        build = _build if is_hashable(each) else _build.__wrapped__
         try:
-            built = _build(cls, tuple(given), each, tuple(map(type, each)))
+            built = build(cls, tuple(given), each, tuple(map(type, each)))
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from gaunlearn.sweep.axes import Axis, Design, Interval, fill, read_value
+from gaunlearn.sweep.axes import MOST_POINTS, Axis, Design, Interval, fill, is_hashable, read_value
 from gaunlearn.sweep.expressions import Expression, ExpressionError, parse
 from gaunlearn.sweep.grid import FORGET, SEED, STEP, Grid, Name
 from gaunlearn.sweep.sections import KINDS, LIST_VALUED, SECTIONS, SpecError
@@ -202,8 +202,12 @@ class _Reader:
         return axes
 
     def check_repeats(self, name: Name, values: Sequence[Any]) -> None:
-        for place, value in enumerate(values):
-            if value in values[:place]:
+        seen: set[Any] = set()
+        for value in values:
+            known = value if is_hashable(value) else repr(value)
+            if known not in seen:
+                seen.add(known)
+            else:
                 shown = list(value) if isinstance(value, tuple) else value
                 self.fail(_dotted(name), f"the value {shown!r} is given twice")
 
@@ -224,11 +228,11 @@ class _Reader:
         if (
             kind not in ("random", "sobol")
             or type(count) is not int
-            or not 1 <= count <= 2**24
+            or not 1 <= count <= MOST_POINTS
             or type(seed) is not int
             or seed < 0
         ):
-            self.fail(f"sweep.design = {value!r}", f"{allowed}, count up to 2^24")
+            self.fail(f"sweep.design = {value!r}", f"{allowed}, count up to {MOST_POINTS}")
         if not self.intervals:
             self.fail("sweep.design", "fills intervals, { low, high }, and there are none")
         points = fill(list(self.intervals.values()), Design(kind, count, seed))

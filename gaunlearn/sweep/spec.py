@@ -24,6 +24,10 @@ from gaunlearn.sweep.sections import SECTIONS, DigitsData, FileData, Section, Sp
 __all__ = ["Sweep", "load_spec", "question_of"]
 
 
+# Each is looked at before anything runs: so many take an hour.
+_MOST_COMBINATIONS = 10**8
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A whole specification.
@@ -95,6 +99,12 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
 
     Of each combination only its number and a digest of its training are held.
     """
+    if grid.size > _MOST_COMBINATIONS:
+        grid.fail(
+            "sweep",
+            f"its axes have {grid.size} combinations; at most {_MOST_COMBINATIONS} are allowed, "
+            "seeds, forgotten samples and step fractions apart",
+        )
     kept = array("q")
     trainings = bytearray()
     sizes: dict[Section, int] = {}
