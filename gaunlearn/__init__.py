@@ -11,12 +11,14 @@ if TYPE_CHECKING:
         Limit,
         Networks,
         Run,
+        Unlearned,
         ascend,
         certify,
         find_limit,
         load,
         networks,
         run,
+        unlearn,
     )
 
 __all__ = [
@@ -24,12 +26,14 @@ __all__ = [
     "Limit",
     "Networks",
     "Run",
+    "Unlearned",
     "ascend",
     "certify",
     "find_limit",
     "load",
     "networks",
     "run",
+    "unlearn",
 ]
 
 

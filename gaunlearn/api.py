@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -22,24 +23,29 @@ from gaunlearn.checks import (
     check_samples,
     check_weights,
 )
+from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, Model, activation, leaky_relu
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.plan import STARTS
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.sweep.store import Run, RunError, load
+from gaunlearn.training import margins
+from gaunlearn.unlearning import METHODS, Effort, Situation
 
 __all__ = [
     "Certificate",
     "Limit",
     "Networks",
     "Run",
+    "Unlearned",
     "ascend",
     "certify",
     "find_limit",
     "load",
     "networks",
     "run",
+    "unlearn",
 ]
 
 Float = NDArray[np.float64]
@@ -112,10 +118,44 @@ class Limit:
     pattern_changes: int
 
 
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method of unlearning makes of weights.
+
+    Attributes:
+        W: the unlearned weights, of the given weights' shape.
+        gradients: what they cost, in gradients of single samples; a margin alone counts half, a
+            linear system of the size of the sample nothing.
+    """
+
+    W: Float = field(repr=False)
+    gradients: float
+
+
 @partial(jax.jit, static_argnames="model")
 def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
     rungs = _certificate.ladder(model, weights, u, x, y, retain, kink_tols)
     return rungs, _certificate.choose(rungs, tau_budget)
+
+
+@partial(jax.jit, static_argnames=("model", "loss", "method"))
+def _apply(model, loss, method, weights, u, x, y, forget, kink_tols, tau_budget, effort):
+    everything = forget | True
+    found = _certificate.certify(model, weights, u, x, y, everything, kink_tols, tau_budget)
+    q = margins(model, weights, u, x, y)
+    situation = Situation(
+        weights=weights,
+        scale=jnp.min(q) ** (1 / model.homogeneity),
+        certificate=found,
+        u=u,
+        x=x,
+        y=y,
+        forget=forget,
+        retain=~forget,
+        retrained=weights,
+        retraining_steps=jnp.asarray(0),
+    )
+    return METHODS[method](model, LOSSES[loss], situation, effort), found.separated
 
 
 _solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
@@ -124,6 +164,34 @@ _solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
 def _model(u: ArrayLike | None, leak: float) -> Model:
     leak = check_leak(leak, linear=u is None)
     return LINEAR if u is None else leaky_relu(leak)
+
+
+class _Reduced(NamedTuple):
+    """Weights and samples in coordinates of the samples' span; the rest of each neuron is one more
+    coordinate, in which all samples are zero.
+    """
+
+    weights: Float
+    x: Float
+    basis: Float
+    direction: Float
+
+    def lift(self, weights: Float) -> Float:
+        """Other weights in these coordinates, (n, r + 1), in the original ones, (n, d)."""
+        return weights[:, :-1] @ self.basis.T + weights[:, -1:] * self.direction
+
+
+def _reduce(w: Float, x: Float) -> _Reduced:
+    basis = np.linalg.qr(x.T)[0]
+    inside = w @ basis
+    outside = w - inside @ basis.T
+    lengths = np.linalg.norm(outside, axis=1)
+    return _Reduced(
+        weights=np.column_stack([inside, lengths]),
+        x=np.column_stack([x @ basis, np.zeros(len(x))]),
+        basis=basis,
+        direction=outside / np.where(lengths > 0, lengths, 1.0)[:, None],
+    )
 
 
 def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
@@ -186,23 +254,14 @@ def certify(
     if not (isinstance(tau_budget, Real) and tau_budget >= 0):
         raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
     # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
-    w = w / (np.abs(w).max() or 1.0)
-    # Coordinates in the span of the samples; the rest of each neuron is one more coordinate.
-    basis = np.linalg.qr(x_.T)[0]
-    inside = w @ basis
-    outside = w - inside @ basis.T
-    reduced = np.column_stack([inside, np.linalg.norm(outside, axis=1)])
-    x_reduced = np.column_stack([x_ @ basis, np.zeros(len(y_))])
+    small = _reduce(w / (np.abs(w).max() or 1.0), x_)
     with jax.enable_x64(True):
         rungs, best = jax.device_get(
-            _rungs(model, reduced, out, x_reduced, y_, mask, tols, float(tau_budget))
+            _rungs(model, small.weights, out, small.x, y_, mask, tols, float(tau_budget))
         )
 
-    lengths = reduced[:, -1]
-    direction = outside / np.where(lengths > 0, lengths, 1.0)[:, None]
-
     def public(c, ladder=()):
-        snapped = c.weights[:, :-1] @ basis.T + c.weights[:, -1:] * direction
+        snapped = small.lift(c.weights)
         return Certificate(
             epsilon=float(c.epsilon),
             delta=float(c.delta),
@@ -278,6 +337,91 @@ def ascend(
     coefficients = np.where(mask, trained.coefficients, 0.0)
     unlearned = w - step_fraction * q_min * (out[:, None] * coefficients) @ (y_[:, None] * x_)
     return unlearned[0] if u is None else unlearned
+
+
+def unlearn(
+    W: ArrayLike,
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    forget: ArrayLike,
+    method: str,
+    *,
+    step_fraction: float = 1.0,
+    steps: int = 100,
+    learning_rate: float = 1.0,
+    loss: str = "logistic",
+    kink_tol: float | Sequence[float] | None = KINK_TOLS,
+    tau_budget: float = TAU_BUDGET,
+    leak: float = 0.0,
+) -> Unlearned:
+    """Forget some samples by one of the methods that gradient ascent is compared with.
+
+    Args:
+        W, u, x, y, forget: as for ``ascend``.
+        method: ``identity`` (no unlearning), ``ascent`` (the theorem's step, as ``ascend``),
+            ``estimated_ascent`` (its size from the loss alone, 1[z > 0] for the derivative),
+            ``repeated_ascent`` (in ``steps`` parts), ``gradient_difference`` (descent on the retain
+            set's loss minus step_fraction times the forget set's), ``fine_tuning`` (descent on the
+            retain set), ``random_labels`` (descent with wrong labels on the forget set),
+            ``newton`` (certified removal), ``corrected_ascent`` (the theorem's step with the
+            retained multipliers solved for anew) or ``limit_polishing`` (ascent, then the limit
+            of training on the retain set).
+        step_fraction: the method's dial: 0 changes nothing, 1 is the method as it is meant; for
+            methods that descend, it multiplies the learning rate (but see gradient_difference).
+        steps: of the methods that take several.
+        learning_rate: of each step of descent, divided by the loss as in ``normalized_gd``.
+        loss: ``logistic`` or ``exponential``: what W was trained with.
+        kink_tol, tau_budget, leak: as for ``certify``.
+
+    Returns:
+        The unlearned weights, at the scale of W (limits at its norm), and what they cost.
+
+    Raises:
+        ValueError: for input that has no meaning, among it a model that does not separate the
+            samples.
+
+    >>> found = unlearn([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1], 1, "corrected_ascent")
+    >>> found.W.round(12) + 0.0, found.gradients
+    (array([2., 0.]), 2.0)
+    """
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    mask, model = check_forget(forget, len(y_)), _model(u, leak)
+    for name, value, allowed in (
+        ("method", method, sorted(set(METHODS) - {"retraining"})),
+        ("loss", loss, sorted(LOSSES)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    if not (isinstance(steps, Integral) and steps >= 1):
+        raise ValueError(f"steps must be a whole number, 1 or more, not {steps!r}")
+    for name, number in (("step_fraction", step_fraction), ("learning_rate", learning_rate)):
+        if not (isinstance(number, Real) and np.isfinite(number) and number >= 0):
+            raise ValueError(f"{name} must be a finite number, 0 or more, not {number!r}")
+    small = _reduce(w, x_)
+    effort = Effort(np.asarray(float(step_fraction)), np.asarray(steps), np.asarray(learning_rate))
+    tols = _tolerances(kink_tol)
+    with jax.enable_x64(True):
+        found, separated = jax.device_get(
+            _apply(
+                model,
+                loss,
+                method,
+                small.weights,
+                out,
+                small.x,
+                y_,
+                mask,
+                tols,
+                float(tau_budget),
+                effort,
+            )
+        )
+    if not separated:
+        raise ValueError("W does not separate the samples: there is nothing to forget")
+    unlearned = small.lift(found.weights)
+    return Unlearned(unlearned[0] if u is None else unlearned, float(found.gradients))
 
 
 def find_limit(

@@ -20,10 +20,11 @@ _ASYMPTOTIC_MARGIN = 40.0
 
 
 class Loss(NamedTuple):
-    """log l(q) and log(-l'(q)) as functions of the margin q."""
+    """log l(q), log(-l'(q)) and the ratio -l''(q) / l'(q) as functions of the margin q."""
 
     log_value: Callable[[Array], Array]
     log_slope: Callable[[Array], Array]
+    bending: Callable[[Array], Array]
 
 
 def _logistic_log_value(margin: Array) -> Array:
@@ -32,8 +33,8 @@ def _logistic_log_value(margin: Array) -> Array:
 
 
 LOSSES = {
-    "logistic": Loss(_logistic_log_value, lambda q: -jax.nn.softplus(q)),
-    "exponential": Loss(lambda q: -q, lambda q: -q),
+    "logistic": Loss(_logistic_log_value, lambda q: -jax.nn.softplus(q), jax.nn.sigmoid),
+    "exponential": Loss(lambda q: -q, lambda q: -q, jnp.ones_like),
 }
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "RELU",
     "Model",
     "activation",
+    "clean_preactivations",
     "leaky_relu",
     "logits",
     "neuron_count",
@@ -26,6 +27,9 @@ __all__ = [
     "preactivations",
     "slopes",
 ]
+
+# A pre-activation of so many units of rounding is zero.
+_ZERO_UNITS = 100
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,18 @@ def neuron_count(u: Float[Array, " n"]) -> Float[Array, ""]:
 def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Float[Array, "n m"]:
     """z_ji = <w_j, x_i>."""
     return weights @ x.T
+
+
+def clean_preactivations(
+    weights: Float[Array, "n r"], u: Float[Array, " n"], x: Float[Array, "m r"]
+) -> Float[Array, "n m"]:
+    """z_ji, and exactly 0 where it is rounding, relative to the network's scale: at a kink the sign
+    of what rounding leaves means nothing.
+    """
+    z = preactivations(weights, x)
+    noise = _ZERO_UNITS * jnp.finfo(weights.dtype).eps * jnp.linalg.norm(weights)
+    reach = noise / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+    return jnp.where(jnp.abs(z) <= reach, 0.0, z)
 
 
 def logits(

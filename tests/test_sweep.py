@@ -198,7 +198,7 @@ def test_axes_are_columns_and_share_trainings(tmp_path, spec):
         ("seeds = 2", "seeds = [1, 1]", "sweep.seeds: the value 1 is given twice"),
         ("seeds = 2", 'name = "../x"', "sweep.name = '../x': must be letters"),
         ("[0.0, 1.0]", "[-1.0]", "unlearn.step_fraction"),
-        ("[0.0, 1.0]", "{ start = 0.0, stop = 1.0 }", "count must be a whole number from 2 to"),
+        ("[0.0, 1.0]", "{ start = 0.0, stop = 1.0 }", "count must be a whole number, 2 or more"),
         ("[0.0, 1.0]", "{ start = 0.0, stop = 1.0, cuont = 3 }", r"did you mean 'count'\?"),
         ("max_steps = 100", 'max_steps = 100\nloss = "hinge"', "must be one of logistic, expon"),
         ("max_steps = 100", "max_steps = 0", "train.max_steps = 0"),

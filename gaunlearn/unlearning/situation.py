@@ -1,0 +1,95 @@
+"""What a method of unlearning is given, what it gives back, and the sum of gradients all build on.
+
+Nothing here knows a method.
+"""
+
+from typing import NamedTuple
+
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.certificate import Certificate
+from gaunlearn.models import Model, clean_preactivations, logits, preactivations, slopes
+from gaunlearn.types import AnyArray
+
+__all__ = ["Effort", "Situation", "Unlearned", "gradient_sum", "margins_of"]
+
+
+class Effort(NamedTuple):
+    """How much a method does; a method may ignore what does not concern it.
+
+    Attributes:
+        step_fraction: f, the method's dial: 0 changes nothing, 1 is the method as it is meant.
+        steps: of methods that take several.
+        step_size: of each step of descent, relative to the loss as in ``normalized_gd``.
+    """
+
+    step_fraction: Float[AnyArray, ""]
+    steps: Int[AnyArray, ""]
+    step_size: Float[AnyArray, ""]
+
+
+class Situation(NamedTuple):
+    """A trained model and what it is to forget.
+
+    Attributes:
+        weights: the trained model's, as training left them.
+        scale: they are so many times the weights that have least margin 1 on all samples.
+        certificate: of the trained model on all samples, normalised.
+        u: output weights.
+        x, y: samples; absent ones are zero.
+        forget, retain: the two parts of the training set.
+        retrained: the model retrained without the forget set.
+        retraining_steps: what that took.
+    """
+
+    weights: Float[Array, "n r"]
+    scale: Float[Array, ""]
+    certificate: Certificate
+    u: Float[Array, " n"]
+    x: Float[Array, "m r"]
+    y: Float[Array, " m"]
+    forget: Bool[Array, " m"]
+    retain: Bool[Array, " m"]
+    retrained: Float[Array, "n r"]
+    retraining_steps: Int[Array, ""]
+
+    @property
+    def present(self) -> Bool[Array, " m"]:
+        """All samples that exist."""
+        return self.forget | self.retain
+
+
+class Unlearned(NamedTuple):
+    """What a method makes of a trained model.
+
+    Attributes:
+        weights: at the scale of ``Situation.weights``.
+        gradients: gradients of single samples that it takes, and products of the Hessian of one
+            with a vector; a margin alone is half a gradient. Linear systems of the size of the
+            sample are not counted.
+    """
+
+    weights: Float[Array, "n r"]
+    gradients: Float[Array, ""]
+
+
+def gradient_sum(
+    model: Model,
+    situation: Situation,
+    weights: Float[Array, "n r"],
+    factors: Float[Array, " m"],
+) -> Float[Array, "n r"]:
+    """sum_i factor_i y_i grad N(x_i; W), with the derivative 1[z > 0] (``leak`` elsewhere): what
+    one gets who knows nothing of kinks.
+    """
+    pattern = slopes(model, clean_preactivations(weights, situation.u, situation.x))
+    signed = situation.y[:, None] * situation.x
+    return (situation.u[:, None] * pattern * factors) @ signed
+
+
+def margins_of(
+    model: Model, situation: Situation, weights: Float[Array, "n r"]
+) -> Float[Array, " m"]:
+    """q_i = y_i N(x_i; W)."""
+    return situation.y * logits(model, preactivations(weights, situation.x), situation.u)
