@@ -442,6 +442,22 @@ def test_a_directory_of_an_older_version_is_refused(tmp_path, capsys):
     assert (out / "trials" / "a.parquet").read_bytes() == b"old"
 
 
+def test_output_that_nobody_reads_is_no_error_of_ours():
+    """As in ``gaunlearn list | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "gaunlearn.cli", "list"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
 def test_two_processes_do_not_share_a_directory(tmp_path):
     path = write(tmp_path, SPEC)
     refused = []
