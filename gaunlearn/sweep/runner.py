@@ -181,8 +181,8 @@ def run_sweep(
     """
     if fresh and shard[1] > 1:
         raise SpecError("--fresh with --shard would remove what other shards have stored")
-    place = Place.of(out)
     try:
+        place = Place.of(out)
         place.make()
     except StorageError as error:
         raise SpecError(str(error)) from None
@@ -387,5 +387,5 @@ def _stages(claims: list[Claim]) -> dict[str, int]:
     return {
         "branches": len(claims),
         "forgotten": sum(len(forget) for claim in claims for forget, _ in claim.pairs),
-        "trials": sum(len(f) * len(steps) for claim in claims for f, steps in claim.pairs),
+        "trials": sum(claim.trials for claim in claims),
     }

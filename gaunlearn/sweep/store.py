@@ -84,6 +84,11 @@ class Claim(NamedTuple):
     seed: int
     pairs: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
 
+    @property
+    def trials(self) -> int:
+        """How many rows it stands for."""
+        return sum(len(forget) * len(steps) for forget, steps in self.pairs)
+
 
 class Weights(NamedTuple):
     """One trained or retrained network, in coordinates in which ``certify`` takes it."""
@@ -298,8 +303,9 @@ def _read(parts: Place, name: str) -> pa.Table:
 
 
 def read_claims(run: Place, folder: str) -> dict[str, list[Claim]]:
-    """For each readable part of a folder (its key) what it completes. A part that cannot be read,
-    as no writer of ours leaves one, or is of another version, completes nothing.
+    """For each readable part of a folder (its key) what it completes. A part that cannot be read or
+    has not as many rows as it claims, as no writer of ours leaves one, or is of another version,
+    completes nothing.
     """
     found = {}
     parts = run / folder
@@ -307,20 +313,18 @@ def read_claims(run: Place, folder: str) -> dict[str, list[Claim]]:
         if not name.endswith(".parquet"):
             continue
         try:
-            about = pq.read_metadata(parts.open(name)).metadata or {}
+            header = pq.read_metadata(parts.open(name))
+            about = header.metadata or {}
             if about.get(b"schema_version") != str(SCHEMA_VERSION).encode():
                 continue
-            claims = json.loads(about[b"claims"])
+            claims = [
+                Claim(content, seed, tuple((tuple(f), tuple(steps)) for f, steps in pairs))
+                for content, seed, pairs in json.loads(about[b"claims"])
+            ]
         except (pa.ArrowException, OSError, KeyError, ValueError):
             continue
-        found[name.removesuffix(".parquet")] = [
-            Claim(
-                content,
-                seed,
-                tuple((tuple(forget), tuple(steps)) for forget, steps in pairs),
-            )
-            for content, seed, pairs in claims
-        ]
+        if header.num_rows == sum(claim.trials for claim in claims):
+            found[name.removesuffix(".parquet")] = claims
     return found
 
 
