@@ -367,8 +367,9 @@ def unlearn(
             ``newton`` (certified removal), ``corrected_ascent`` (the theorem's step with the
             retained multipliers solved for anew) or ``limit_polishing`` (ascent, then the limit
             of training on the retain set).
-        step_fraction: the method's dial: 0 changes nothing, 1 is the method as it is meant; for
-            methods that descend, it multiplies the learning rate (but see gradient_difference).
+        step_fraction: the method's dial, 1 is the method as it is meant. It multiplies the step,
+            or the learning rate of methods that descend, so that 0 changes nothing; with 0,
+            gradient_difference descends on the retain set and limit_polishing starts from W.
         steps: of the methods that take several.
         learning_rate: of each step of descent, divided by the loss as in ``normalized_gd``.
         loss: ``logistic`` or ``exponential``: what W was trained with.

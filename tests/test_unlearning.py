@@ -61,10 +61,9 @@ def apply(name, given, model=RELU, loss=LOGISTIC, **kwargs):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_step_fraction_0_changes_nothing_where_it_is_a_dial(name):
     given = at_limit(0)
-    got, gradients = apply(name, given, step_fraction=0.0)
+    got, _ = apply(name, given, step_fraction=0.0)
     assert got.shape == given.weights.shape
     assert np.isfinite(got).all()
-    assert gradients == (0 if name == "identity" else pytest.approx(gradients))
     if name in {"gradient_difference", "limit_polishing", "retraining"}:
         return  # f = 0: descent on the retain set; the limit from the trained model; retraining
     np.testing.assert_allclose(got, given.weights, rtol=1e-14)

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float
 from gaunlearn.certificate import Certificate
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
+from gaunlearn.training import margins
 from gaunlearn.unlearning.situation import (
     Effort,
     Situation,
     Unlearned,
     gradient_sum,
-    margins_of,
 )
 
 __all__ = [
@@ -70,7 +70,7 @@ def estimated_multipliers(model: Model, loss: Loss, situation: Situation) -> Flo
     about t p. Euler's identity <theta, grad N(x_i; theta)> = L N(x_i; theta) gives
     ||theta||^2 = L sum_i lambda_i q_i, and that t.
     """
-    q = margins_of(model, situation, situation.weights)
+    q = margins(model, situation.weights, situation.u, situation.x, situation.y)
     factors, _ = relative_slopes(loss, q, situation.present)
     least = situation.scale**model.homogeneity
     theta = situation.weights / situation.scale

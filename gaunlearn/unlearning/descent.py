@@ -13,12 +13,12 @@ from jaxtyping import Float
 
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
+from gaunlearn.training import margins
 from gaunlearn.unlearning.situation import (
     Effort,
     Situation,
     Unlearned,
     gradient_sum,
-    margins_of,
 )
 
 __all__ = ["fine_tuning", "gradient_difference", "random_labels"]
@@ -33,7 +33,7 @@ def _descend(
     """Steps along sum_i factor_i y_i grad N(x_i), the factors being a function of the margins."""
 
     def step(_, weights):
-        factors = factors_at(margins_of(model, situation, weights))
+        factors = factors_at(margins(model, weights, situation.u, situation.x, situation.y))
         return weights + effort.step_size * gradient_sum(model, situation, weights, factors)
 
     return jax.lax.fori_loop(0, effort.steps, step, situation.weights)

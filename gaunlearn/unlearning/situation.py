@@ -9,17 +9,17 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate
-from gaunlearn.models import Model, clean_preactivations, logits, preactivations, slopes
+from gaunlearn.models import Model, clean_preactivations, slopes
 from gaunlearn.types import AnyArray
 
-__all__ = ["Effort", "Situation", "Unlearned", "gradient_sum", "margins_of"]
+__all__ = ["Effort", "Situation", "Unlearned", "gradient_sum"]
 
 
 class Effort(NamedTuple):
     """How much a method does; a method may ignore what does not concern it.
 
     Attributes:
-        step_fraction: f, the method's dial: 0 changes nothing, 1 is the method as it is meant.
+        step_fraction: f, the method's dial: 1 is the method as it is meant; what 0 is, each says.
         steps: of methods that take several.
         step_size: of each step of descent, relative to the loss as in ``normalized_gd``.
     """
@@ -86,10 +86,3 @@ def gradient_sum(
     pattern = slopes(model, clean_preactivations(weights, situation.u, situation.x))
     signed = situation.y[:, None] * situation.x
     return (situation.u[:, None] * pattern * factors) @ signed
-
-
-def margins_of(
-    model: Model, situation: Situation, weights: Float[Array, "n r"]
-) -> Float[Array, " m"]:
-    """q_i = y_i N(x_i; W)."""
-    return situation.y * logits(model, preactivations(weights, situation.x), situation.u)

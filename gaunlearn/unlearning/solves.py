@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float
 from gaunlearn.certificate import snap
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model, clean_preactivations, preactivations, slopes
+from gaunlearn.training import margins
 from gaunlearn.unlearning.ascent import ascent_direction
 from gaunlearn.unlearning.situation import (
     Effort,
     Situation,
     Unlearned,
     gradient_sum,
-    margins_of,
 )
 
 __all__ = ["corrected_ascent", "newton", "ridge_newton_step", "solve_spd"]
@@ -97,7 +97,7 @@ def newton(model: Model, loss: Loss, situation: Situation, effort: Effort) -> Un
     be: ridge ||W||^2 = sum_i p_i q_i, p_i = -l'(q_i) / L0 (Euler's identity; for homogeneity 1).
     """
     s = situation
-    q = margins_of(model, s, s.weights)
+    q = margins(model, s.weights, s.u, s.x, s.y)
     factors, _ = relative_slopes(loss, q, s.present)
     norm = jnp.sum(s.weights**2)
     ridge = jnp.sum(factors * q) / jnp.where(norm > 0, norm, 1.0)
