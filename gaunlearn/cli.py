@@ -1,14 +1,17 @@
 """The command line: parse, call, report on the terminal, exit status.
 
 0: done. 1: something failed and is named. 2: the specification or the call is wrong.
-130: interrupted.
+130 and 143: ended by Ctrl-C or SIGTERM.
 """
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["main"]
@@ -312,13 +315,55 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+@contextmanager
+def _ended_by_signals(how_to_go_on: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process at once, with a message.
+
+    A KeyboardInterrupt would wait for XLA to compile or compute, may be lost in one of its
+    callbacks, and ends with a crash where it unwinds its threads. Nothing needs to be unwound:
+    files are whole whenever a process ends (``sweep.store``).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    # A background job of a shell starts with SIGINT ignored, and it stays so.
+    ours = [number for number in words if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def watch() -> None:
+        while received := os.read(reading, 1):
+            if received[0] in ours:
+                show_cursor = "\x1b[?25h\n" if os.isatty(2) else ""
+                text = f"{show_cursor}gaunlearn: {words[received[0]]}{how_to_go_on}\n"
+                os.write(2, text.encode())
+                os._exit(128 + received[0])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = {number: signal.signal(number, lambda *_: None) for number in ours}
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     # Before JAX is imported. XLA logs an error for every program that it takes from its cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     args = _parser().parse_args(arguments)
     try:
-        status = _COMMANDS[args.command](args)
+        stored = "; what was stored is kept, run again to go on" if args.command == "run" else ""
+        with _ended_by_signals(stored):
+            status = _COMMANDS[args.command](args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -342,12 +387,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"gaunlearn: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(
-            "gaunlearn: interrupted; what was stored is kept, run again to go on", file=sys.stderr
-        )
-        return 130
-
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -100,6 +100,11 @@ def _check_keys(value: Mapping[str, Any], allowed: Sequence[str], needed: Sequen
         raise ValueError(f"scale = {value['scale']!r} must be one of {', '.join(_SCALES)}")
 
 
+def _check_width(width: float, names: str) -> None:
+    if not math.isfinite(width):
+        raise ValueError(f"{names} are too far apart")
+
+
 def _range(value: Mapping[str, Any], whole: bool) -> list[int | float]:
     _check_keys(value, _RANGE_KEYS, ("start", "stop"))
     start, stop, count = value["start"], value["stop"], value.get("count")
@@ -110,8 +115,10 @@ def _range(value: Mapping[str, Any], whole: bool) -> list[int | float]:
     if value.get("scale") == "log":
         if min(start, stop) <= 0:
             raise ValueError('start and stop must be positive for scale = "log"')
+        _check_width(stop / start, "start and stop")
         found = [start * (stop / start) ** (i / (count - 1)) for i in range(count - 1)] + [stop]
     else:
+        _check_width(float(stop) - float(start), "start and stop")
         found = [start + (stop - start) * i / (count - 1) for i in range(count)]
     if whole:
         # Close steps may round to one value; it is one point then.
@@ -126,6 +133,7 @@ def _interval(value: Mapping[str, Any], whole: bool) -> Interval:
         raise ValueError("low must be smaller than high")
     if log and low <= 0:
         raise ValueError('low must be positive for scale = "log"')
+    _check_width(high / low if log else float(high) - float(low), "low and high")
     if whole and (low % 1 or high % 1):
         raise ValueError("low and high must be whole numbers")
     return Interval(float(low), float(high), log, whole)

@@ -22,7 +22,8 @@ Lookup = Callable[[str], Any]
 _Node = Callable[[Lookup], Any]
 
 _MAX_LENGTH = 500
-# Integers beyond this are no parameters of anything; powers of powers would take for ever.
+# Integers beyond this are no parameters of anything; powers of powers would take for ever, and
+# Python refuses to print what is longer than some thousand digits.
 _MAX_BITS = 256
 
 
@@ -40,23 +41,36 @@ class Expression(NamedTuple):
     node: _Node
 
     def value(self, lookup: Lookup) -> Any:
-        """Its value, names being looked up.
+        """Its value, names being looked up; what ``lookup`` raises passes unchanged.
 
         Raises:
             ExpressionError: division by zero, overflow, a comparison of text with a number.
         """
         try:
             return self.node(lookup)
-        except (ZeroDivisionError, OverflowError, TypeError, ValueError) as error:
-            if isinstance(error, ExpressionError):
-                raise
+        except ExpressionError as error:
             raise ExpressionError(f"{self.text!r}: {error}") from None
+
+
+def _apply(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives.
+
+    Raises:
+        ExpressionError: it gives nothing, or a whole number that is too large.
+    """
+    try:
+        found = function(*arguments)
+    except (ZeroDivisionError, OverflowError, TypeError, ValueError) as error:
+        raise ExpressionError(str(error)) from None
+    if isinstance(found, int) and found.bit_length() > _MAX_BITS:
+        raise ExpressionError("a whole number is too large")
+    return found
 
 
 def _power(base: Any, exponent: Any) -> Any:
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if base.bit_length() * exponent > _MAX_BITS:
-            raise OverflowError(f"{base} ** {exponent} is too large")
+            raise OverflowError("a whole number is too large")
         return base**exponent
     found = float(base) ** float(exponent)
     if isinstance(found, complex):
@@ -134,7 +148,7 @@ def _name(name: str) -> _Node:
 def _build(node: ast.expr, names: set[str]) -> _Node:
     match node:
         case ast.Constant(value=bool() | int() | float() | str()):
-            return _constant(node.value)
+            return _constant(_apply(lambda: node.value))
         case ast.Name():
             names.add(node.id)
             return _name(node.id)
@@ -143,26 +157,26 @@ def _build(node: ast.expr, names: set[str]) -> _Node:
             return _name(f"{section}.{key}")
         case ast.UnaryOp() if type(node.op) in _UNARY:
             apply_one, operand = _UNARY[type(node.op)], _build(node.operand, names)
-            return lambda lookup: apply_one(operand(lookup))
+            return lambda lookup: _apply(apply_one, operand(lookup))
         case ast.BinOp() if type(node.op) in _BINARY:
             apply_two = _BINARY[type(node.op)]
             left, right = _build(node.left, names), _build(node.right, names)
-            return lambda lookup: apply_two(left(lookup), right(lookup))
+            return lambda lookup: _apply(apply_two, left(lookup), right(lookup))
         case ast.BoolOp():
             parts = [_build(value, names) for value in node.values]
             combine = all if isinstance(node.op, ast.And) else any
-            return lambda lookup: combine(_truth(part(lookup)) for part in parts)
+            return lambda lookup: combine(_apply(_truth, part(lookup)) for part in parts)
         case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
             terms = [_build(value, names) for value in (node.left, *node.comparators)]
             tests = [_COMPARE[type(op)] for op in node.ops]
             return lambda lookup: all(
-                test(terms[place](lookup), terms[place + 1](lookup))
+                _apply(test, terms[place](lookup), terms[place + 1](lookup))
                 for place, test in enumerate(tests)
             )
         case ast.Call(func=ast.Name(id=called), keywords=[]) if called in _FUNCTIONS:
             function = _FUNCTIONS[called]
             arguments = [_build(value, names) for value in node.args]
-            return lambda lookup: function(*(argument(lookup) for argument in arguments))
+            return lambda lookup: _apply(function, *(argument(lookup) for argument in arguments))
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here; allowed are {_ALLOWED}")
 
 

@@ -136,7 +136,7 @@ class Grid:
         }
         self._check(values, built)
         for expression in self.filters:
-            if not self._keeps(expression, values, built):
+            if not self._keeps(expression, values):
                 return None
 
         def inner(name: Name) -> tuple[Any, ...]:
@@ -169,6 +169,26 @@ class Grid:
         """Pydantic's field; None where the section's kind has no such parameter."""
         return self._class(name[0], values).model_fields.get(name[1])
 
+    def _exists(self, name: Name, values: Mapping[Name, Any]) -> bool:
+        return name[0] not in SECTIONS or self._field(name, values) is not None
+
+    def _value(self, name: Name, values: Mapping[Name, Any], where: str) -> Any:
+        """A parameter's value, or its default where none is given.
+
+        Raises:
+            SpecError: it has none here, for instance because its section is of another kind.
+        """
+        value = values.get(name)
+        if name[0] in SECTIONS:
+            field = self._field(name, values)
+            if field is None:
+                value = None
+            elif name not in values and not field.is_required():
+                value = field.get_default()
+        if value is None:
+            self.fail(where, f"{'.'.join(name)} has no value in some of the trials")
+        return value
+
     def _with_derived(self, given: Mapping[Name, Any]) -> dict[Name, Any]:
         """The values of a combination, expressions replaced by what they give."""
         expressions = {name: v for name, v in given.items() if isinstance(v, Expression)}
@@ -178,15 +198,9 @@ class Grid:
         found = {name: value for name, value in given.items() if name not in expressions}
 
         def value_of(name: Name, where: str) -> Any:
-            if name not in found and name in expressions:
+            if name not in found and name in expressions and self._exists(name, given):
                 derive(name)
-            if name in found:
-                return found[name]
-            field = self._field(name, given) if name[0] in SECTIONS else None
-            default = None if field is None or field.is_required() else field.get_default()
-            if default is None:
-                self.fail(where, f"{'.'.join(name)} has no value where this is computed")
-            return default
+            return self._value(name, found, where)
 
         def derive(name: Name) -> None:
             expression, where = expressions[name], ".".join(name)
@@ -207,7 +221,7 @@ class Grid:
             found[name] = int(value) if whole else float(value)
 
         for name in expressions:
-            if name not in found and (name[0] not in SECTIONS or self._field(name, given)):
+            if name not in found and self._exists(name, given):
                 derive(name)
         return found
 
@@ -252,25 +266,12 @@ class Grid:
             if built["compute"].dtype == "float32" and value >= 2**31:
                 self.fail(f"train.{key} = {value}", "must be below 2^31 with dtype float32")
 
-    def _keeps(
-        self, expression: Expression, values: Mapping[Name, Any], built: Mapping[str, Any]
-    ) -> bool:
-        def look(written: str) -> Any:
-            section, key = self.aliases[written]
-            value = values.get((section, key))
-            if section in built:
-                value = getattr(built[section], key, None)
-            if value is None:
-                self.fail(
-                    f"sweep.filter = {expression.text!r}",
-                    f"{written} has no value in some of the trials",
-                )
-            return value
-
+    def _keeps(self, expression: Expression, values: Mapping[Name, Any]) -> bool:
+        where = f"sweep.filter = {expression.text!r}"
         try:
-            kept = expression.value(look)
+            kept = expression.value(lambda name: self._value(self.aliases[name], values, where))
         except ExpressionError as error:
             self.fail("sweep.filter", str(error))
         if not isinstance(kept, bool):
-            self.fail(f"sweep.filter = {expression.text!r}", "must be a comparison")
+            self.fail(where, "must be a comparison")
         return kept

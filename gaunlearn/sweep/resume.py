@@ -2,20 +2,25 @@
 
 Trials are matched by content: a changed specification finds those of its trials that were computed
 under another one. Parts that it does not want are set aside in ``unused/``, never deleted, and
-taken back when a later specification wants them.
+taken back when a later specification wants them. What ``store`` says holds at every moment, holds
+here too.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gaunlearn.sweep.identity import digest, trial_id
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.plan import Branch, Family, Pairs
+from gaunlearn.sweep.plan import STARTS, Branch, Family, Pairs
+from gaunlearn.sweep.rows import training_id
 from gaunlearn.sweep.store import Claim, read_claims, select_rows
+from gaunlearn.trial import ORIGINAL
 
-__all__ = ["Finished", "claims_of", "reconcile"]
+__all__ = ["Finished", "Network", "claims_of", "reconcile", "trial_ids_of"]
 
 _Place = tuple[str, int]  # content digest and seed
+Network = tuple[str, int | None, int]  # training_id, forgotten sample, initialisation
 
 
 def claims_of(family: Family, directory: Path) -> list[Claim]:
@@ -76,7 +81,7 @@ class Finished:
         """Count a part's trials as stored."""
         for claim in claims:
             self._done.setdefault((claim.content, claim.seed), []).append(claim.pairs)
-            self.trials += sum(len(forget) * len(steps) for forget, steps in claim.pairs)
+            self.trials += claim.trials
 
     def missing(self, content: str, seed: int, pairs: Pairs) -> Pairs:
         """What is not stored of one branch."""
@@ -99,15 +104,41 @@ class Finished:
         return family._replace(branches=tuple(branches)) if branches else None
 
 
-def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, Pairs]:
+class _Asked(NamedTuple):
+    """What a sweep wants of one branch: trials, and what their networks are called."""
+
+    pairs: Pairs
+    training: str
+    starts: tuple[int, int]
+
+    def with_networks(self, pairs: Pairs, stored: Collection[Network]) -> Pairs:
+        """Those of some products whose networks are stored."""
+        if (self.training, None, ORIGINAL) not in stored:
+            return ()
+        complete = {
+            index
+            for forget, _ in pairs
+            for index in forget
+            if all((self.training, index, start) in stored for start in self.starts)
+        }
+        if all(complete.issuperset(forget) for forget, _ in pairs):
+            return pairs
+        return _products(
+            (index, steps) for forget, steps in pairs for index in forget if index in complete
+        )
+
+
+def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, _Asked]:
     return {
-        (claim.content, claim.seed): claim.pairs
+        (claim.content, claim.seed): _Asked(claim.pairs, training, STARTS[branch.retrain.init])
         for family in families
-        for claim in claims_of(family, directory)
+        for training in [training_id(family, directory)]
+        for claim, branch in zip(claims_of(family, directory), family.branches, strict=True)
     }
 
 
-def _trial_ids(claims: Sequence[Claim]) -> Iterable[str]:
+def trial_ids_of(claims: Sequence[Claim]) -> Iterable[str]:
+    """The names of the trials that are claimed."""
     for content, seed, pairs in claims:
         for forget, steps in pairs:
             for index in forget:
@@ -116,32 +147,38 @@ def _trial_ids(claims: Sequence[Claim]) -> Iterable[str]:
 
 
 def reconcile(
-    run: Place, families: Iterable[Family], directory: Path, may_change: bool = True
+    run: Place,
+    families: Iterable[Family],
+    directory: Path,
+    networks: Collection[Network] | None = None,
+    may_change: bool = True,
 ) -> tuple[Finished, dict[str, list[Claim]], bool]:
     """Make ``trials/`` hold trials of the sweep only, none twice.
 
     Args:
         families: of the whole sweep; not looked at if there are no parts.
-        may_change: if false, nothing is moved.
+        networks: those that are stored, if a trial is to have its networks; without them it is not
+            finished.
+        may_change: if false, nothing is moved, and parts are not read to their ends to see whether
+            they are damaged.
 
     Returns:
         What is stored, the parts that hold it, and whether something was (or is to be) moved.
     """
     finished, kept = Finished(), dict[str, list[Claim]]()
-    sources = {folder: read_claims(run, folder) for folder in ("trials", "unused")}
+    sources = {folder: read_claims(run, folder, may_change) for folder in ("trials", "unused")}
     files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
-    unreadable = {name.removesuffix(".parquet") for name in files}
-    unreadable -= set(sources["trials"])
-    changed = bool(unreadable)
+    damaged = {name.removesuffix(".parquet") for name in files} - set(sources["trials"])
+    changed = bool(damaged)
     if may_change:
-        for key in sorted(unreadable):
+        for key in sorted(damaged):
             (run / "trials").move(f"{key}.parquet", run / "unused")
     if not any(sources.values()):
         return finished, kept, changed
     wanted = _wanted(families, directory)
     for folder, parts in sources.items():
         for key, claims in sorted(parts.items()):
-            keep = _claims_to_keep(claims, wanted, finished)
+            keep = _claims_to_keep(claims, wanted, finished, networks)
             whole = keep == claims
             if not (folder == "trials" and whole):
                 if folder == "unused" and not keep:
@@ -157,14 +194,19 @@ def reconcile(
 
 
 def _claims_to_keep(
-    claims: Sequence[Claim], wanted: Mapping[_Place, Pairs], finished: Finished
+    claims: Sequence[Claim],
+    wanted: Mapping[_Place, _Asked],
+    finished: Finished,
+    networks: Collection[Network] | None,
 ) -> list[Claim]:
     keep = []
     for claim in claims:
         asked = wanted.get((claim.content, claim.seed))
         if asked is None:
             continue
-        pairs = claim.pairs if asked == claim.pairs else _both(claim.pairs, [asked])
+        pairs = claim.pairs if asked.pairs == claim.pairs else _both(claim.pairs, [asked.pairs])
+        if networks is not None:
+            pairs = asked.with_networks(pairs, networks)
         pairs = finished.missing(claim.content, claim.seed, pairs)
         if pairs:
             keep.append(claim._replace(pairs=pairs))
@@ -172,11 +214,9 @@ def _claims_to_keep(
 
 
 def _set_aside(run: Place, folder: str, key: str, keep: Sequence[Claim]) -> str:
-    """Move a part to unused/, and what is wanted of it into a part of its own. In this order: a
-    crash in between hides trials, which the next run takes back, and shows none twice.
-    """
+    """Move a part to unused/, and what is wanted of it into a part of its own."""
     name, new = f"{key}.parquet", digest([list(claim) for claim in keep])
-    content = select_rows(run, folder, key, _trial_ids(keep), keep) if keep else b""
+    content = select_rows(run, folder, key, trial_ids_of(keep), keep) if keep else b""
     if folder == "trials":
         (run / "trials").move(name, run / "unused")
     if keep:

@@ -3,13 +3,16 @@
 The main thread computes; others plan the next block and turn the last one's results into files.
 """
 
+import json
 import math
 import platform
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +40,7 @@ from gaunlearn.sweep.plan import (
     split_block,
     survey,
 )
-from gaunlearn.sweep.resume import claims_of, reconcile
+from gaunlearn.sweep.resume import Network, claims_of, reconcile
 from gaunlearn.sweep.rows import rows_of, training_id
 from gaunlearn.sweep.sections import SpecError, column_name
 from gaunlearn.sweep.spec import Sweep
@@ -47,7 +50,9 @@ from gaunlearn.sweep.store import (
     RunError,
     Weights,
     load,
+    part_header,
     read_claims,
+    stored_networks,
     write_manifest,
     write_part,
     write_weights,
@@ -178,6 +183,7 @@ def run_sweep(
         SpecError: the directory cannot be used, or another process uses it.
         FaultyJaxError: a canary failed.
         RunFailedError: the disk is full, or a single trial does not fit into memory.
+        KeyboardInterrupt: at the end of the stage during which it was asked for.
     """
     if fresh and shard[1] > 1:
         raise SpecError("--fresh with --shard would remove what other shards have stored")
@@ -186,7 +192,12 @@ def run_sweep(
         place.make()
     except StorageError as error:
         raise SpecError(str(error)) from None
-    with locked(place.local, shard, digest(sweep.text)):
+    with locked(place.local, shard, digest(sweep.text)), deferred_interrupts() as check:
+
+        def tell(where: Progress) -> None:
+            check()
+            progress(where)
+
         if shard[1] == 1:
             for folder in (place, *(place / name for name in ("trials", "weights", "unused"))):
                 folder.remove_leftovers()
@@ -194,10 +205,35 @@ def run_sweep(
             _clear(place)
         _check_version(place)
         try:
-            _Runner(sweep, place, shard, allow_faulty_jax, progress).run()
+            _Runner(sweep, place, shard, allow_faulty_jax, tell).run()
         except StorageError as error:
             raise RunFailedError(f"{error}; what was stored before is kept") from None
     return load(out)
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C set a flag, and raise KeyboardInterrupt where the yielded function is called in
+    the main thread: thrown while JAX compiles it may be lost, or end the process with a crash.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield lambda: None  # whose handler it is knows what to do
+        return
+    asked = threading.Event()
+
+    def check() -> None:
+        if asked.is_set() and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield check
+        check()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
@@ -223,16 +259,18 @@ class _Runner:
         self.sweep, self.out, self.shard = sweep, out, shard
         self.allow_faulty_jax, self.progress = allow_faulty_jax, progress
         self.plan = survey(sweep)
+        alone = shard[1] == 1
+        self.networks = stored_networks(out, alone) if sweep.keep_weights else None
         self.finished, self.parts, changed = reconcile(
-            out, families_of(sweep), sweep.directory, may_change=shard[1] == 1
+            out, families_of(sweep), sweep.directory, self.networks, may_change=alone
         )
-        if changed and shard[1] > 1:
+        if changed and not alone:
             raise SpecError(
                 f"{out.name}: holds trials of another specification; run once without --shard, or "
                 "with --fresh, or give another --out"
             )
         self.total = self.plan.trials
-        if shard[1] > 1:
+        if not alone:
             self.total = sum(family.trials for family in families_of(sweep, shard))
         self.manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -241,6 +279,7 @@ class _Runner:
             "swept": [column_name(*axis) for axis in sweep.swept],
             "trials": self.plan.trials,
         }
+        self.provenance: dict[str, Any] = {}
         self.median = self.seconds_left = math.nan
         self.batch_pairs = machine.batch_pairs()
         self.utilisation: list[tuple[float, int]] = []
@@ -270,11 +309,11 @@ class _Runner:
         self.done = done
         if done == self.total:
             self.compact()
-            self.write_manifest({})
+            self.write_manifest()
             self.tell("already finished")
             return
-        provenance = _provenance(self.sweep, self.allow_faulty_jax)
-        self.write_manifest(provenance)
+        self.provenance = _provenance(self.sweep, self.allow_faulty_jax)
+        self.write_manifest()
         self.began = self.manifest_written = time.perf_counter()
         self.computed_seconds = 0.0
         self.left_seconds = self.plan.seconds * (self.total - done) / self.plan.trials
@@ -286,12 +325,12 @@ class _Runner:
                 for part, results in self.compute(block):
                     if pending is not None:
                         pending.result()
-                    pending = writer.submit(self.store, part, results, provenance)
+                    pending = writer.submit(self.store, part, results)
             if pending is not None:
                 pending.result()
         self.parts |= read_claims(self.out, "trials")  # other shards' too
         self.compact()
-        self.write_manifest(provenance)
+        self.write_manifest()
 
     def compact(self) -> None:
         """Merge small parts, unless other shards may be writing."""
@@ -329,22 +368,15 @@ class _Runner:
         for part in parts:
             yield from self.compute(part)
 
-    def store(self, block: Block, results: Results, provenance: dict[str, Any]) -> None:
+    def store(self, block: Block, results: Results) -> None:
         """Write a block's files, and say so. Runs in the writing thread."""
         directory = self.sweep.directory
         rows = rows_of(block, results, directory)
         claims = [claim for family in block.families for claim in claims_of(family, directory)]
-        if results.networks is not None:
-            write_weights(
-                self.out,
-                block.key,
-                (
-                    Weights(training_id(block.families[number], directory), *network)
-                    for number, *network in results.networks
-                ),
-            )
+        if self.networks is not None:
+            self.store_networks(block, results, self.networks)
         write_part(
-            self.out, block.key, rows.columns, rows.parameters, rows.owner, claims, provenance
+            self.out, block.key, rows.columns, rows.parameters, rows.owner, claims, self.provenance
         )
         self.parts[block.key] = claims
         self.done += block.trials
@@ -359,21 +391,32 @@ class _Runner:
         now = time.perf_counter()
         self.seconds_left = (now - self.began) / self.computed_seconds * self.left_seconds
         if now - self.manifest_written > _MANIFEST_S:
-            self.write_manifest(provenance)
+            self.write_manifest()
             self.manifest_written = now
         self.tell("stored")
+
+    def store_networks(self, block: Block, results: Results, stored: set[Network]) -> None:
+        """Write those that are not stored yet: blocks may share trainings."""
+        new = {}
+        for number, *network in results.networks or ():
+            weights = Weights(training_id(block.families[number], self.sweep.directory), *network)
+            name = weights.training_id, weights.forget_index, weights.start
+            if name not in stored:
+                new[name] = weights
+        if new:
+            write_weights(self.out, digest(list(new)), new.values())
+            stored.update(new)
 
     def tell(self, stage: str) -> None:
         self.progress(Progress(self.done, self.total, stage, self.median, self.seconds_left))
 
-    def write_manifest(self, provenance: dict[str, Any]) -> None:
-        """Say what is stored."""
+    def write_manifest(self) -> None:
+        """Say what is stored, and how the last of it was computed."""
         manifest = self.manifest | {"parts": {k: _stages(v) for k, v in self.parts.items()}}
-        if provenance:
-            manifest["provenance"] = provenance
-        else:
-            with suppress(RunError, KeyError):
-                manifest["provenance"] = load(self.out).manifest["provenance"]
+        if not self.provenance:
+            each = [json.loads(part_header(self.out, key)[0]) for key in self.parts]
+            self.provenance = max(each, key=lambda about: about.get("started", ""), default={})
+        manifest["provenance"] = self.provenance
         if self.utilisation:
             weight = sum(trials for _, trials in self.utilisation)
             busy = sum(share * trials for share, trials in self.utilisation) / weight

@@ -146,7 +146,7 @@ def _override(source: str, text: str, overrides: Sequence[str]) -> str:
             raise SpecError(f"--set {override!r}: must be SECTION.KEY=VALUE, such as data.d=2000")
         try:
             parsed: Any = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             parsed = value.strip()  # a word without its quotes
         table: Any = document
         for name in names[:-1]:
@@ -155,6 +155,18 @@ def _override(source: str, text: str, overrides: Sequence[str]) -> str:
                 raise SpecError(f"{source}: {name}: must be a table, [{name}], not {table!r}")
         table[names[-1]] = parsed
     return tomlkit.dumps(document)
+
+
+def _check_integers(source: str, content: Any, key: str = "") -> None:
+    """Refuse whole numbers that are none of TOML's, which Python reads nevertheless."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            _check_integers(source, value, f"{key}.{name}" if key else name)
+    elif isinstance(content, list):
+        for value in content:
+            _check_integers(source, value, key)
+    elif type(content) is int and not -(2**63) <= content < 2**63:
+        raise SpecError(f"{source}: {key}: whole numbers must be from -2^63 to 2^63 - 1")
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -175,12 +187,13 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         raise SpecError(f"{path}: no such file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML's grammar, of UTF-8, or of a number of 5000 digits
         raise SpecError(f"{path}: not valid TOML: {error}") from None
     if overrides:
         text = _override(str(path), text, overrides)
         content = tomllib.loads(text)
     source = str(path) if not overrides else f"{path} with --set {' --set '.join(overrides)}"
+    _check_integers(source, content)
     grid = read_grid(source, content)
     name = content.get("sweep", {}).get("name", path.stem)
     if (

@@ -1,14 +1,23 @@
 """A run's directory: Parquet parts, the specification, the manifest.
 
     RUN_DIR/trials/<key>.parquet    one part a block, written whole or not at all
-    RUN_DIR/weights/<key>.parquet   its networks, if the specification asks for them
-    RUN_DIR/unused/<key>.parquet    parts that a changed specification no longer wants
+    RUN_DIR/weights/<key>.parquet   networks, if the specification asks for them
+    RUN_DIR/unused/<key>.parquet    parts that a changed specification no longer wants, and files
+                                    that were damaged
     RUN_DIR/spec.toml               the specification as it was read
     RUN_DIR/run.json                the manifest: what is complete, and provenance
     RUN_DIR/report/                 figures
 
 The parts are the truth: each says in its metadata which stages it completes (``Claim``), and the
-manifest is a summary of them. Reads and writes no pickles.
+manifest is a summary of them. What holds at every moment, so that a run may be killed at any:
+
+- A file appears whole or not at all (``place``), and no file is changed once it is there.
+- No trial is in two parts of trials/. Whoever splits or merges parts (``resume``, ``compact``)
+  therefore moves old ones to unused/ before new ones appear in trials/; from unused/ the next run
+  takes back what it misses, so that a crash in between hides trials and loses none.
+- Networks are written before the trials that belong to them, each once.
+
+Reads and writes no pickles.
 """
 
 import json
@@ -33,11 +42,13 @@ __all__ = [
     "RunError",
     "Weights",
     "arrow_schema",
+    "damage",
     "load",
     "merge_parts",
     "part_header",
     "read_claims",
     "select_rows",
+    "stored_networks",
     "write_manifest",
     "write_part",
     "write_weights",
@@ -63,6 +74,8 @@ _WEIGHTS = pa.schema(
         pa.field("y", pa.list_(pa.float64()), metadata={"meaning": "labels"}),
     ]
 )
+# Which network a row of weights/ is.
+_NETWORK = ("training_id", "forget_index", "start")
 # Rows of a row group: large enough to scan fast, small enough to skip.
 ROW_GROUP = 65_536
 
@@ -121,7 +134,7 @@ class Run:
 
     def parts(self) -> list[str]:
         """Names of the files that hold its trials."""
-        return [name for name in (self.place / "trials").names() if name.endswith(".parquet")]
+        return _parquet_files(self.place / "trials")
 
     def provenances(self) -> list[dict[str, Any]]:
         """How its parts were computed: each way once."""
@@ -163,17 +176,24 @@ class Run:
         """
         parts = self.place / "weights"
         found = []
-        for name in parts.names():
-            table = pq.read_table(
-                parts.open(name), filters=[("training_id", "=", training_id)], schema=_WEIGHTS
-            )
+        for name in _parquet_files(parts):
+            try:
+                table = pq.read_table(
+                    parts.open(name), filters=[("training_id", "=", training_id)], schema=_WEIGHTS
+                )
+            except (pa.ArrowException, OSError) as error:
+                raise RunError(f"{parts.name}/{name}: cannot be read: {error}") from None
             found += [_network(row) for row in table.to_pylist()]
         if not found:
             raise RunError(
-                f"{self.path}: has no weights of training {training_id}; a run keeps them from "
-                "the start with [store] weights = true in its specification"
+                f"{self.path}: has no weights of training {training_id}; set [store] weights = true"
+                " in its specification and run it again"
             )
         return found
+
+
+def _parquet_files(folder: Place) -> list[str]:
+    return [name for name in folder.names() if name.endswith(".parquet")]
 
 
 def _network(row: Mapping[str, Any]) -> Weights:
@@ -214,7 +234,9 @@ def _array(values: Any, column: Column) -> pa.Array:
 
 def _to_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
+    pq.write_table(
+        table, sink, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -266,7 +288,10 @@ def write_part(
 
 
 def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
-    """Write the networks of one block.
+    """Write networks, none of which is stored yet, into a file of their own.
+
+    Args:
+        key: of these networks, the name of the file.
 
     Raises:
         StorageError: it cannot be written.
@@ -289,43 +314,85 @@ def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
     (run / "weights").write(f"{key}.parquet", _to_bytes(table))
 
 
-def _read(parts: Place, name: str) -> pa.Table:
-    try:
-        table = pq.read_table(parts.open(name))
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{parts.name}/{name}: cannot be read: {error}; run again") from None
-    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise RunError(
-            f"{parts.name}/{name}: schema_version is {version}, this version reads {SCHEMA_VERSION}"
-        )
-    return table
+def stored_networks(run: Place, set_damaged_aside: bool) -> set[tuple[str, int | None, int]]:
+    """(training_id, forget_index, start) of every network that is stored.
 
-
-def read_claims(run: Place, folder: str) -> dict[str, list[Claim]]:
-    """For each readable part of a folder (its key) what it completes. A part that cannot be read or
-    has not as many rows as it claims, as no writer of ours leaves one, or is of another version,
-    completes nothing.
+    Args:
+        set_damaged_aside: move files that cannot be read to unused/, so that they are replaced.
     """
-    found = {}
-    parts = run / folder
-    for name in parts.names():
-        if not name.endswith(".parquet"):
-            continue
+    found: set[tuple[str, int | None, int]] = set()
+    folder = run / "weights"
+    for name in _parquet_files(folder):
         try:
-            header = pq.read_metadata(parts.open(name))
-            about = header.metadata or {}
-            if about.get(b"schema_version") != str(SCHEMA_VERSION).encode():
-                continue
-            claims = [
-                Claim(content, seed, tuple((tuple(f), tuple(steps)) for f, steps in pairs))
-                for content, seed, pairs in json.loads(about[b"claims"])
-            ]
-        except (pa.ArrowException, OSError, KeyError, ValueError):
-            continue
-        if header.num_rows == sum(claim.trials for claim in claims):
-            found[name.removesuffix(".parquet")] = claims
+            table = pq.read_table(folder.open(name), page_checksum_verification=True)
+            found.update(zip(*(table[each].to_pylist() for each in _NETWORK), strict=True))
+        except (pa.ArrowException, OSError, KeyError):
+            if set_damaged_aside:
+                folder.move(name, run / "unused")
     return found
+
+
+def damage(parts: Place, name: str, body: bool) -> str | None:
+    """What is wrong with a part: it cannot be read, is of another schema, or has not as many rows
+    as it claims. No writer of ours leaves one like that.
+
+    Args:
+        body: read all of it, and so compare checksums, not only its description.
+
+    Raises:
+        StorageError: where it lies cannot be reached.
+    """
+    source = pa.BufferReader(parts.read(name)) if body else parts.open(name)
+    try:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            about = file.metadata.metadata or {}
+            version = about.get(b"schema_version", b"none").decode()
+            if version != str(SCHEMA_VERSION):
+                return f"schema_version is {version}, this version reads {SCHEMA_VERSION}"
+            if not file.schema_arrow.equals(arrow_schema(), check_metadata=False):
+                stray = set(file.schema_arrow.names) ^ {column.name for column in COLUMNS}
+                return f"its columns are not this version's ({', '.join(sorted(stray)) or 'types'})"
+            claimed = sum(claim.trials for claim in _claims(about))
+            if file.metadata.num_rows != claimed:
+                return f"has {file.metadata.num_rows} rows and claims {claimed}"
+            for group in range(file.num_row_groups if body else 0):
+                file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        return f"cannot be read: {error}"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"its claims cannot be read: {error!r}"
+    return None
+
+
+def _claims(about: Mapping[bytes, bytes]) -> list[Claim]:
+    return [
+        Claim(content, seed, tuple((tuple(f), tuple(steps)) for f, steps in pairs))
+        for content, seed, pairs in json.loads(about[b"claims"])
+    ]
+
+
+def _read(parts: Place, name: str) -> pa.Table:
+    wrong = damage(parts, name, body=False)
+    if wrong is None:
+        try:
+            return pq.read_table(parts.open(name), page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            wrong = f"cannot be read: {error}"
+    raise RunError(f"{parts.name}/{name}: {wrong}; the same gaunlearn run again replaces it")
+
+
+def read_claims(run: Place, folder: str, bodies: bool = False) -> dict[str, list[Claim]]:
+    """For each part of a folder (its key) what it completes; damaged ones complete nothing.
+
+    Args:
+        bodies: read all of each to see whether it is damaged.
+    """
+    parts = run / folder
+    return {
+        name.removesuffix(".parquet"): _claims(pq.read_metadata(parts.open(name)).metadata)
+        for name in _parquet_files(parts)
+        if damage(parts, name, bodies) is None
+    }
 
 
 def select_rows(
