@@ -3,8 +3,9 @@
     python benchmarks/engine.py [--quick]
 
 Tables: planning a million trials; trials a second against the size of a batch; the step-size sweep
-as a tree of stages against the same trials one by one; and the share of the wall time that the
-engine (planning, Parquet, progress) takes beside the devices on 100 000 evaluations.
+as a tree of stages against the same trials one by one; the share of the wall time that the engine
+(planning, Parquet, progress) takes beside the devices on 100 000 evaluations; and what `plan` says
+that a sweep takes against what it takes.
 """
 
 import argparse
@@ -116,10 +117,10 @@ def compare_planning():
     table(rows, list(rows[0]))
 
 
-def sweep_of(folder, seeds):
+def sweep_of(folder, seeds, overrides=()):
     path = Path(folder) / "spec.toml"
     path.write_text(STEP_SIZE.format(seeds=seeds))
-    return load_spec(path)
+    return load_spec(path, overrides)
 
 
 def timed_blocks(blocks, directory, batch_pairs):
@@ -232,6 +233,58 @@ def measure_overhead(evaluations):
     table([row], list(row))
 
 
+def compare_estimates():
+    rows = []
+    isotropic = ["data.kind='isotropic'", "data.n_test=0", "train.step_size=0.3"]
+    for m, n, steps, seeds, fractions, more in (
+        (4, 8, 3000, 512, 1, isotropic),
+        (4, 8, 100, 128, 41, isotropic),
+        (10, 100, 1000, 8, 41, isotropic),
+        (10, 100, 5000, 4, 41, []),
+        (10, 100, 5000, 8, 41, ["train.end='limit'"]),
+        (30, 100, 1000, 2, 10, isotropic),
+        (50, 400, 1000, 1, 2, isotropic),
+    ):
+        changed = [f"data.m={m}", f"model.n={n}", f"train.max_steps={steps}", *more]
+        if fractions == 1:
+            changed.append("unlearn.step_fraction=1.0")
+        else:
+            changed.append(f"unlearn.step_fraction={{start=0.0, stop=2.0, count={fractions}}}")
+        if not more or more is isotropic:
+            changed.append("train.end='descent'")
+        with tempfile.TemporaryDirectory() as place:
+            sweep = sweep_of(place, seeds, changed)
+            found = survey(sweep)
+            blocks = list(
+                plan_blocks(lambda s=sweep: families_of(s), sweep.directory, found.shapes, Limits())
+            )
+            taken = []
+            for _ in range(2):  # the first time compiles
+                began = time.perf_counter()
+                largest = 0.0
+                for block in blocks:
+                    start = time.perf_counter()
+                    execute.run_block(block, sweep.directory, machine.batch_pairs())
+                    largest = max(largest, time.perf_counter() - start)
+                taken.append((time.perf_counter() - began, largest))
+        jax.clear_caches()
+        rows.append(
+            {
+                "m, n": f"{m}, {n}",
+                "data": "isotropic" if isotropic[0] in changed else "mixture",
+                "end": "limit" if "train.end='limit'" in changed else "descent",
+                "steps": steps,
+                "trials": found.trials,
+                "estimated, s": f"{found.seconds:.1f}",
+                "taken, s": f"{taken[1][0]:.1f}",
+                "blocks": len(blocks),
+                "longest block, s": f"{taken[1][1]:.1f}",
+            }
+        )
+    print("What plan estimates (two cores, compilation apart) against what it takes")
+    table(rows, list(rows[0]))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 000 evaluations, fewer batches")
@@ -240,5 +293,7 @@ if __name__ == "__main__":
     provenance()
     compare_planning()
     compare_tree()
+    if not args.quick:
+        compare_estimates()
     measure_overhead(5_000 if args.quick else 100_000)
     compare_batches((1, 64) if args.quick else (1, 8, 32, 128, 512))

@@ -154,8 +154,11 @@ def _multipliers(
     kink: Bool[Array, "n m"],
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
+    separated: Bool[Array, ""],
 ) -> ConePoint:
-    """The multipliers that leave the least residual, on as few samples as that takes.
+    """The multipliers that leave the least residual, on as few samples as that takes. None where
+    the margins separate nothing: there is no KKT point to come near, and the solver would look for
+    it in vain, at the cost of all lanes of a batch.
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
     point has some on the samples with the least margin alone, and these make delta 0 too.
@@ -178,6 +181,7 @@ def _multipliers(
         norm = jnp.sqrt(squared_norm)
         first = best.rounds == 0
         needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
+        needed &= separated
         found = solve_multipliers(
             gram,
             targets,
@@ -237,7 +241,7 @@ def _rung(
 
     slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
     signed = y[:, None] * x
-    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins)
+    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins, separated)
     residual = theta - (u[:, None] * solution.coefficients) @ signed
     slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
 

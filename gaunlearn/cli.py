@@ -275,12 +275,16 @@ def _verify(args: argparse.Namespace) -> int:
     )
     batch, alone, reference = verdict.trials
     print(f"{batch} trials in batches, {alone} of them alone, {reference} by NumPy and SciPy")
+    if verdict.stored < verdict.planned:
+        print(f"unfinished: {verdict.stored} of {verdict.planned} trials are stored")
     ways = ("in a batch", "alone", "NumPy")
     found = {(d.column, d.way): d for d in verdict.differences}
     print("largest difference from what is stored, relative to the value; = is equal bit by bit")
     print(f"{'column':26}" + "".join(f"{way:>14}" for way in ways))
     for column in dict.fromkeys(d.column for d in verdict.differences):
         print(f"{column:26}" + "".join(_difference(found.get((column, way))) for way in ways))
+    for line in verdict.misplaced:
+        print(line)
     for name in verdict.changed:
         print(f"trial {name}: its row gives another trial: its data or definitions have changed")
     broken = sorted({name for found in verdict.differences for name in found.broken})
@@ -328,7 +332,7 @@ def _ended_by_signals(how_to_go_on: str) -> Iterator[None]:
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    words: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
     # A background job of a shell starts with SIGINT ignored, and it stays so.
     ours = [number for number in words if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -387,6 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"gaunlearn: {error}", file=sys.stderr)
         return 1
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,9 @@ import os
 
 import jax
 import pytest
+from runs import SPEC, write
 
+import gaunlearn
 from gaunlearn.sweep.machine import drop_programs_if_crowded, keep_compiled
 
 jax.config.update("jax_enable_x64", True)
@@ -24,3 +26,10 @@ def forget_programs():
     """Drop compiled programs before they exhaust the process's memory maps."""
     yield
     drop_programs_if_crowded()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """``runs.SPEC`` with 3 seeds, run in peace; not to be written to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return gaunlearn.run(write(folder, SPEC), folder / "run")

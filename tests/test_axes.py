@@ -110,6 +110,7 @@ def test_expressions_by_hand(text, want):
         "2 +",
         "m; d",
         "1 " + "+ 1" * 400,
+        "9" * 100,
         "(" * 300 + ")" * 300,
     ],
 )
@@ -119,7 +120,21 @@ def test_nothing_else_of_the_language_is_read(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["9 ** 9 ** 9", "1 / 0", "sqrt(-1)", "exp(10000)", "'a' * 9", "max()"]
+    "text",
+    [
+        "9 ** 9 ** 9",
+        "1 / 0",
+        "sqrt(-1)",
+        "exp(10000)",
+        "'a' * 9",
+        "max()",
+        "round(1e308)",
+        "1000000000 * 10 ** 70",
+        "round(1e308) * round(1e308) * round(1e308)",
+        "2 ** 200 + 2 ** 256",
+        "m and d",
+        "'a' < 2",
+    ],
 )
 def test_what_has_no_value_says_so(text):
     with pytest.raises(ExpressionError, match=r"^\W"):
@@ -158,6 +173,10 @@ def test_ranges_by_hand():
         ({"low": 2, "high": 1}, "low must be smaller"),
         ({"low": 0, "high": 1, "scale": "log"}, "low must be positive"),
         ({"low": 0, "high": math.inf}, "high must be a number"),
+        ({"start": 1e-300, "stop": 1e300, "count": 3, "scale": "log"}, "are too far apart"),
+        ({"start": -1e308, "stop": 1e308, "count": 3}, "start and stop are too far apart"),
+        ({"low": 1e-300, "high": 1e300, "scale": "log"}, "low and high are too far apart"),
+        ({"low": -1e308, "high": 1e308}, "low and high are too far apart"),
         ([], "at least one value"),
     ],
 )
@@ -335,7 +354,7 @@ def test_filters_leave_out_combinations(load):
         (["data.d"], "--set 'data.d': must be SECTION.KEY=VALUE"),
         (["data.dd=3"], "data.dd: unknown key"),
         (["data.d=3\ndata.m=5"], "must be SECTION.KEY=VALUE"),
-        (["data.d=10000000000000000000"], "data.d = 10000000000000000000: must be less"),
+        (["data.d=10000000000000000000"], "data.d = 10000000000000000000: whole numbers must"),
         (["sweep.seeds=100000000"], "must be a count .1 to 10000000."),
         (["sweep.filter='m and d'"], "4 is neither true nor false: write a comparison"),
         (["model.n=\"'%9d' % m\""], "text has no remainder"),
@@ -373,3 +392,55 @@ def test_reordering_axes_and_adding_values_changes_no_trial(load):
     assert names(few) < names(many)
     derived = load("data.m=[4, 5]", "model.n=['2 * m', 9]")
     assert len(names(few) & names(derived)) == 2 * 3, "4 with 8 and 9, 5 with 9"
+
+
+BEYOND = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"data.d={BEYOND}", "data.d = 10000.*: whole numbers"),
+        (
+            f"unlearn.step_fraction=[1.0, {BEYOND}]",
+            "unlearn.step_fraction = 10000.*: whole numbers",
+        ),
+        (
+            f"data.d={{start=1, stop={BEYOND}, count=3}}",
+            "data.d.stop = 10000.*: whole numbers",
+        ),
+        (f"data.d={{low=1, high={BEYOND}}}", "data.d.high = 10000.*: whole numbers"),
+        (f"sweep.seeds=[{BEYOND}]", "sweep.seeds = 10000.*: whole numbers"),
+        ("data.d=" + "9" * 5000, "data.d"),
+        ('data.d="round(1e308)"', "data.d: 'round.1e308.': a whole number is too large"),
+    ],
+)
+def test_numbers_beyond_64_bits_are_refused(load, override, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        load(override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_number_of_5000_digits_is_no_toml(tmp_path):
+    path = tmp_path / "spec.toml"
+    path.write_text(BASE.replace("d = 50", "d = " + "9" * 5000))
+    with pytest.raises(SpecError, match="not valid TOML"):
+        load_spec(path)
+
+
+def test_a_parameter_of_another_kind_has_no_value(load):
+    """Linear models have no n, though the specification gives one for the others: a filter and a
+    derived value that name it say so, once.
+    """
+    both = "model.kind=['linear', 'two_layer_relu']"
+    with pytest.raises(SpecError, match=r"model.n has no value in some of the trials") as caught:
+        load(both, 'data.d="4 * n"')
+    assert ": data.d: model.n has no value" in str(caught.value)
+    with pytest.raises(SpecError, match=r"model.n has no value in some of the trials") as caught:
+        load(both, 'sweep.filter="n >= 8"')
+    assert str(caught.value).count("has no value") == 1
+    # What need not be looked up need not be there.
+    sweep = load(both, """sweep.filter="model.kind == 'linear' or n >= 8\"""")
+    assert len(cells(sweep)) == 2
+    with pytest.raises(SpecError, match=r"train.target_epsilon has no value"):
+        load('sweep.filter="target_epsilon >= 8"')

@@ -67,7 +67,8 @@ def run_in_rounds(
     """Run the first ``count`` lanes to their ends; jittable.
 
     A vmapped while-loop runs all lanes until the slowest has ended. Here a lane that has ended
-    leaves its place in the batch to one that waits.
+    leaves its place in the batch to one that waits. When nobody waits any more and few are left, a
+    narrow batch goes on with these: the wide one would mostly carry lanes that have ended.
 
     Args:
         lanes: what each lane is; the first lanes run first.

@@ -16,8 +16,17 @@ from pyarrow import fs
 __all__ = ["Place", "StorageError"]
 
 
+# How long Google's storage may fail to answer, unless the URI says so.
+_RETRY_S = 10
+
+
 class StorageError(RuntimeError):
     """A file could not be written or read; the message is one line for the user."""
+
+
+def _reason(error: Exception) -> str:
+    """In one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 @contextmanager
@@ -25,7 +34,7 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        raise StorageError(f"{name}: {_reason(error)}") from None
 
 
 class Place(NamedTuple):
@@ -53,10 +62,14 @@ class Place(NamedTuple):
         name = str(where)
         if "://" not in name:
             return cls(fs.LocalFileSystem(), name, name)
+        uri = name
+        if name.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in name:
+            # Its client would try again for a quarter of an hour, and say nothing.
+            uri += f"{'&' if '?' in name else '?'}retry_limit_seconds={_RETRY_S}"
         try:
-            system, path = fs.FileSystem.from_uri(name)
+            system, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise StorageError(f"{name}: cannot be reached: {error}") from None
+            raise StorageError(f"{name}: cannot be reached: {_reason(error)}") from None
         return cls(system, path, name)
 
     @property
@@ -96,7 +109,7 @@ class Place(NamedTuple):
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{self.name}/{file}") from None
         except OSError as error:
-            raise StorageError(f"{self.name}/{file}: cannot be read: {error}") from None
+            raise StorageError(f"{self.name}/{file}: cannot be read: {_reason(error)}") from None
 
     def open(self, file: str) -> Any:
         """A file for random access, for Parquet's reader."""
@@ -117,8 +130,7 @@ class Place(NamedTuple):
             else:
                 _write_locally(self.local / file, content)
         except (OSError, pa.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"{self.name}/{file}: cannot be written: {reason}") from None
+            raise StorageError(f"{self.name}/{file}: cannot be written: {_reason(error)}") from None
 
     def move(self, file: str, target: "Place") -> None:
         """Move a file to another directory of the same file system."""
@@ -140,8 +152,7 @@ class Place(NamedTuple):
         try:
             self.system.create_dir(self.path, recursive=True)
         except (OSError, pa.ArrowException) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"{self.name}: cannot be written: {reason}") from None
+            raise StorageError(f"{self.name}: cannot be written: {_reason(error)}") from None
         self.write(".write-test", b"")
         self.delete(".write-test")
 

@@ -159,6 +159,11 @@ class Program(NamedTuple):
     dtype: str
     room: Size
 
+    @property
+    def kind(self) -> "Program":
+        """All of it but its room; a sweep chooses some rooms for each kind."""
+        return self._replace(room=_NOWHERE)
+
 
 class Block(NamedTuple):
     """Some families of one program, and what they are called.
@@ -186,8 +191,8 @@ class Survey:
     Attributes:
         trials, trainings, retrainings: how many of each there are.
         seconds: estimated time on two cores, without compilation.
-        shapes: for each program but its room, the shape that each size is computed in.
-        ways: for each program but its room, the sizes that are evaluated in each way, named by
+        shapes: for each kind of program, the shape that each size is computed in.
+        ways: for each kind of program, the sizes that are evaluated in each way, named by
             how kinks are treated and the length of the ladder of tolerances.
     """
 
@@ -298,9 +303,9 @@ def survey(sweep: Sweep) -> Survey:
             found.trials += count * family.trials
             found.trainings += count
             found.retrainings += count * len(family.retrainings())
-            sizes = demand.setdefault(program._replace(room=_NOWHERE), {})
+            sizes = demand.setdefault(program.kind, {})
             sizes[size] = sizes.get(size, 0.0) + steps
-            ways = found.ways.setdefault(program._replace(room=_NOWHERE), {})
+            ways = found.ways.setdefault(program.kind, {})
             for _, evaluate, _ in family.branches:
                 way = evaluate.kinks, len(evaluate.kink_tol)
                 ways.setdefault(way, set()).add(size)
@@ -321,7 +326,7 @@ def choose_rooms(families: Iterable[Family], directory: Path) -> dict[Program, d
     demand: dict[Program, dict[Size, float]] = {}
     for family in families:
         program, size = _program(family, directory)
-        sizes = demand.setdefault(program._replace(room=_NOWHERE), {})
+        sizes = demand.setdefault(program.kind, {})
         sizes[size] = sizes.get(size, 0.0) + family.steps()
     return {program: choose_shapes(sizes) for program, sizes in demand.items()}
 
@@ -478,7 +483,7 @@ def plan_blocks(
         loads: dict[Program, Load] = {}
         for family in families():
             program, size = _program(family, directory)
-            program = program._replace(room=shapes[program._replace(room=_NOWHERE)][size])
+            program = program._replace(room=shapes[program.kind][size])
             if program not in chosen:
                 continue
             for piece in _pieces(program, family, limits):

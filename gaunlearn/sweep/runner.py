@@ -3,7 +3,6 @@
 The main thread computes; others plan the next block and turn the last one's results into files.
 """
 
-import json
 import math
 import platform
 import signal
@@ -50,7 +49,6 @@ from gaunlearn.sweep.store import (
     RunError,
     Weights,
     load,
-    part_header,
     read_claims,
     stored_networks,
     write_manifest,
@@ -414,8 +412,7 @@ class _Runner:
         """Say what is stored, and how the last of it was computed."""
         manifest = self.manifest | {"parts": {k: _stages(v) for k, v in self.parts.items()}}
         if not self.provenance:
-            each = [json.loads(part_header(self.out, key)[0]) for key in self.parts]
-            self.provenance = max(each, key=lambda about: about.get("started", ""), default={})
+            self.provenance = Run(self.out, {}).latest_provenance()
         manifest["provenance"] = self.provenance
         if self.utilisation:
             weight = sum(trials for _, trials in self.utilisation)

@@ -23,7 +23,7 @@ __all__ = [
 # float64 (docs/measurements.md). Estimates: they decide about shapes and are shown by `plan`, and
 # no result depends on them.
 COMPILATION_S = 30.0
-_PRODUCT_S, _ELEMENT_S = 2e-11, 1.8e-9
+_STEP_S, _PRODUCT_S, _ELEMENT_S = 1.2e-7, 2.5e-11, 3.9e-9
 
 # However much there is to compute, no more shapes than this: a process holds few programs.
 _MOST_SHAPES = 12
@@ -63,7 +63,7 @@ def problem_bytes(room: Size, n_test: int) -> int:
 
 def step_seconds(samples: np.ndarray | int, neurons: np.ndarray | int) -> np.ndarray | float:
     """Estimated time of one training step of one trial."""
-    return neurons * samples * (_PRODUCT_S * samples + _ELEMENT_S)
+    return _STEP_S + neurons * samples * (_PRODUCT_S * samples + _ELEMENT_S)
 
 
 def _rounded(value: int, grid: float, largest: int) -> int:

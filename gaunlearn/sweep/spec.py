@@ -166,7 +166,9 @@ def _check_integers(source: str, content: Any, key: str = "") -> None:
         for value in content:
             _check_integers(source, value, key)
     elif type(content) is int and not -(2**63) <= content < 2**63:
-        raise SpecError(f"{source}: {key}: whole numbers must be from -2^63 to 2^63 - 1")
+        text = str(content)
+        shown = text if len(text) < 30 else f"{text[:20]}..."
+        raise SpecError(f"{source}: {key} = {shown}: whole numbers must be from -2^63 to 2^63 - 1")
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:

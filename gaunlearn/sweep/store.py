@@ -137,10 +137,19 @@ class Run:
         return _parquet_files(self.place / "trials")
 
     def provenances(self) -> list[dict[str, Any]]:
-        """How its parts were computed: each way once."""
+        """How its parts were computed: each way once.
+
+        Raises:
+            RunError: a part does not say.
+        """
         keys = [name.removesuffix(".parquet") for name in self.parts()]
-        each = {part_header(self.place, key)[0] for key in keys}
-        return [json.loads(about) for about in sorted(each)]
+        each = {part_header(self.place, key)[0]: key for key in keys}
+        return [_provenance(about, f"{self.path}/trials/{key}") for about, key in each.items()]
+
+    def latest_provenance(self) -> dict[str, Any]:
+        """How its parts were computed that were begun last; nothing if there are none."""
+        by_time = sorted(self.provenances(), key=lambda about: str(about.get("started", "")))
+        return by_time[-1] if by_time else {}
 
     def to_arrow(self) -> pa.Table:
         """All trials, sorted by swept parameters, seed, forgotten sample and step fraction.
@@ -415,9 +424,26 @@ def _claiming(table: pa.Table, claims: Sequence[Claim]) -> bytes:
     return _to_bytes(table.replace_schema_metadata(about))
 
 
+def _provenance(about: bytes, part: str) -> dict[str, Any]:
+    try:
+        found = json.loads(about)
+    except ValueError as error:
+        raise RunError(f"{part}.parquet: its provenance cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{part}.parquet: its provenance is no table")
+    return found
+
+
 def part_header(run: Place, key: str) -> tuple[bytes, int]:
-    """A part's provenance, as it is stored, and how many rows it has."""
-    header = pq.read_metadata((run / "trials").open(f"{key}.parquet"))
+    """A part's provenance, as it is stored, and how many rows it has.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        header = pq.read_metadata((run / "trials").open(f"{key}.parquet"))
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{run.name}/trials/{key}.parquet: cannot be read: {error}") from None
     return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
 
 

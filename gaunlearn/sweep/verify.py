@@ -1,7 +1,8 @@
 """Recompute trials of a stored run from their own rows, and hold them against what is stored.
 
-Three ways: many in one batch, each alone, and epsilon, delta and tau by a reference in NumPy and
-SciPy (``reference``) that shares nothing with the engine.
+First that every part holds the trials that it claims, and none is there twice. Then three ways:
+many in one batch, each alone, and epsilon, delta and tau by a reference in NumPy and SciPy
+(``reference``) that shares nothing with the engine.
 """
 
 import json
@@ -20,6 +21,7 @@ from gaunlearn.doctor import versions
 from gaunlearn.schema import RESULTS
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Results, run_block
+from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import trial_id
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.plan import (
@@ -31,8 +33,9 @@ from gaunlearn.sweep.plan import (
     families_of_cells,
     plan_blocks,
 )
+from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
-from gaunlearn.sweep.store import Run, RunError
+from gaunlearn.sweep.store import Run, RunError, read_claims
 
 __all__ = ["Difference", "Verdict", "verify_run"]
 
@@ -70,18 +73,24 @@ class Verdict(NamedTuple):
 
     Attributes:
         trials: how many were recomputed in a batch, alone, and by the reference.
+        stored, planned: how many the run has, and is to have.
         differences: of every column and way.
         changed: trials whose name no longer follows from their row: data or definitions changed.
+        misplaced: trials that are missing, there twice or claimed by no part: one line each.
     """
 
     trials: tuple[int, int, int]
+    stored: int
+    planned: int
     differences: tuple[Difference, ...]
     changed: tuple[str, ...]
+    misplaced: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
         """Whether the contract holds."""
-        return not self.changed and not any(d.broken for d in self.differences)
+        wrong = self.changed or self.misplaced or any(d.broken for d in self.differences)
+        return not wrong
 
 
 def _check_versions(run: Run, commit: str | None) -> None:
@@ -98,6 +107,19 @@ def _check_versions(run: Run, commit: str | None) -> None:
                     f"{run.path}: was computed with {name} {provenance.get(name)}, this is {value}"
                     ": differences may be the version's; --any-version compares nevertheless"
                 )
+
+
+def _misplaced(run: Run, names: pd.Series) -> tuple[str, ...]:
+    """What is wrong with which trials are there."""
+    claims = [claim for part in read_claims(run.place, "trials").values() for claim in part]
+    claimed = pd.Series(list(trial_ids_of(claims)), dtype="object")
+    kinds = {
+        "is there twice": names[names.duplicated()],
+        "is claimed by two parts": claimed[claimed.duplicated()],
+        "is claimed by a part, and missing": claimed[~claimed.isin(names)],
+        "is there, and claimed by no part": names[~names.isin(claimed)],
+    }
+    return tuple(f"trial {name}: {what}" for what, found in kinds.items() for name in found)
 
 
 def _sample(frame: pd.DataFrame, count: int | None) -> pd.DataFrame:
@@ -127,14 +149,23 @@ def verify_run(
     """
     if not any_version:
         _check_versions(run, commit)
-    provenance = run.manifest.get("provenance", {})
-    directory = Path(provenance.get("directory", "."))
-    frame = _sample(run.to_pandas(), sample).set_index("trial_id")
+    stored = run.to_pandas()
+    misplaced = _misplaced(run, stored["trial_id"])
+    frame = _sample(stored.drop_duplicates("trial_id"), sample).set_index("trial_id")
     rows: dict[str, dict[Any, Any]] = {
         str(name): row for name, row in frame.to_dict("index").items()
     }
+    directory = Path(run.latest_provenance().get("directory", "."))
+    cells: dict[str, Cell] = {}
+    for name, row in rows.items():
+        try:
+            cells[name] = cell_of_row(row)
+        except (ValueError, TypeError) as error:
+            what = " ".join(str(error).split())
+            raise RunError(
+                f"{run.path}: trial {name}: its parameters cannot be read: {what}"
+            ) from None
     try:
-        cells = {name: cell_of_row(row) for name, row in rows.items()}
         families = list(families_of_cells(cells.values(), directory))
     except ValueError as error:
         raise RunError(f"{run.path}: a trial cannot be recomputed: {error}") from None
@@ -169,8 +200,11 @@ def verify_run(
     ]
     return Verdict(
         trials=(len(batch), len(alone), len(references)),
+        stored=len(stored),
+        planned=int(run.manifest.get("trials", len(stored))),
         differences=tuple(differences),
         changed=changed,
+        misplaced=misplaced,
     )
 
 

@@ -1,0 +1,111 @@
+"""Verification: what it confirms, and what it finds."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from runs import SPEC, write
+
+import gaunlearn
+from gaunlearn.cli import main
+
+
+def test_verify_confirms_a_run(undisturbed, capsys):
+    assert main(["verify", str(undisturbed.path), "--sample", "9"]) == 0
+    out = capsys.readouterr().out
+    assert "9 trials in batches, 4 of them alone, 9 by NumPy and SciPy" in out
+    assert "the contract holds" in out
+
+
+@pytest.mark.parametrize("column", ["epsilon", "tau_retrain", "steps", "limit_status"])
+def test_verify_finds_a_wrong_number_and_names_the_trial(undisturbed, tmp_path, capsys, column):
+    """A value is changed by 1e-6 in the file, as a faulty machine would have written it."""
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    part = next((tmp_path / "run" / "trials").glob("*.parquet"))
+    table = pq.read_table(part)
+    values = table[column].to_pylist()
+    if isinstance(values[0], float):
+        values[0] *= 1 + 1e-6
+    else:
+        values[0] = values[0] + 1 if isinstance(values[0], int) else "infeasible"
+    place = table.schema.get_field_index(column)
+    wrong = table.set_column(place, table.schema.field(column), [values])
+    pq.write_table(wrong, part)
+    name = table["trial_id"][0].as_py()
+    assert main(["verify", str(tmp_path / "run"), "--sample", "0"]) == 1
+    out = capsys.readouterr().out
+    assert f"trial {name}: differs in {column}" in out
+    assert "BROKEN" in out
+
+
+def test_verify_refuses_another_version_unless_asked(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    part = next((tmp_path / "run" / "trials").glob("*.parquet"))
+    table = pq.read_table(part)
+    about = dict(table.schema.metadata)
+    about[b"provenance"] = json.dumps(json.loads(about[b"provenance"]) | {"jax": "0.0.1"}).encode()
+    pq.write_table(table.replace_schema_metadata(about), part)
+    assert main(["verify", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "computed with jax 0.0.1" in err
+    assert "--any-version" in err
+    assert main(["verify", str(tmp_path / "run"), "--sample", "2", "--any-version"]) == 0
+
+
+def test_a_diverged_training_is_a_row_that_says_so(tmp_path):
+    """Plain descent with a huge step on a linear model: it does not separate, or overflows."""
+    text = SPEC.replace('kind = "two_layer_relu"\nn = 8', 'kind = "linear"')
+    text = text.replace("step_size = 0.3", 'step_size = 1e300\noptimizer = "gd"')
+    frame = gaunlearn.run(write(tmp_path, text, seeds=2), tmp_path / "run").to_pandas()
+    assert len(frame) == 2 * 4 * 3
+    bad = ~frame["separated_train"]
+    assert frame.loc[bad, "epsilon"].isna().all()
+    assert main(["verify", str(tmp_path / "run"), "--sample", "3"]) == 0
+
+
+def test_verify_names_trials_that_are_there_twice(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
+    shutil.copy(part, part.with_name("copy.parquet"))
+    assert main(["verify", str(tmp_path / "run"), "--sample", "2"]) == 1
+    out = capsys.readouterr().out
+    name = undisturbed.to_pandas()["trial_id"][0]
+    assert f"trial {name}: is there twice" in out
+    assert f"trial {name}: is claimed by two parts" in out
+
+
+def test_verify_names_trials_that_are_not_the_claimed_ones(undisturbed, tmp_path, capsys):
+    """One trial's name is another's: as many rows as are claimed, and yet one is missing."""
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
+    table = pq.read_table(part)
+    names = table["trial_id"].to_pylist()
+    wrong = table.set_column(0, table.schema.field("trial_id"), [["0" * 32, *names[1:]]])
+    assert table.schema.names[0] == "trial_id"
+    pq.write_table(wrong, part)
+    assert main(["verify", str(tmp_path / "run"), "--sample", "0"]) == 1
+    out = capsys.readouterr().out
+    assert f"trial {names[0]}: is claimed by a part, and missing" in out
+    assert f"trial {'0' * 32}: is there, and claimed by no part" in out
+
+
+def test_verify_says_that_a_run_is_unfinished(tmp_path, capsys):
+    run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run", shard=(0, 3))
+    assert main(["verify", str(run.path), "--sample", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "unfinished: 12 of 36 trials are stored" in out
+
+
+@pytest.mark.parametrize("value", ["[1e-3, ", '"x"', "[-1.0]", "3"])
+def test_verify_names_the_trial_whose_parameters_are_junk(undisturbed, tmp_path, capsys, value):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("kink_tols")
+    values = [value, *table["kink_tols"].to_pylist()[1:]]
+    pq.write_table(table.set_column(place, table.schema.field(place), [values]), part)
+    assert main(["verify", str(tmp_path / "run"), "--sample", "0"]) == 2
+    err = capsys.readouterr().err
+    assert f"trial {table['trial_id'][0].as_py()}: its parameters cannot be read" in err
+    assert err.count("\n") == 1
