@@ -9,17 +9,16 @@ if TYPE_CHECKING:
     from gaunlearn.api import (
         Certificate,
         Limit,
-        Networks,
         Run,
         Unlearned,
         ascend,
         certify,
         find_limit,
         load,
-        networks,
         run,
         unlearn,
     )
+    from gaunlearn.stored import Networks, networks
 
 __all__ = [
     "Certificate",
@@ -40,9 +39,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'gaunlearn' has no attribute {name!r}")
-    from gaunlearn import api
+    from gaunlearn import api, stored
 
-    return getattr(api, name)
+    return getattr(stored if name in stored.__all__ else api, name)
 
 
 def __dir__() -> list[str]:

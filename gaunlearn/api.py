@@ -1,12 +1,11 @@
 """The public functions: NumPy arrays in the original d dimensions in, NumPy arrays out."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,24 +25,21 @@ from gaunlearn.checks import (
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, Model, activation, leaky_relu
 from gaunlearn.report.figures import draw
-from gaunlearn.sweep.plan import STARTS
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.sweep.store import Run, RunError, load
+from gaunlearn.sweep.store import Run, load
 from gaunlearn.training import margins
 from gaunlearn.unlearning import METHODS, Effort, Situation
 
 __all__ = [
     "Certificate",
     "Limit",
-    "Networks",
     "Run",
     "Unlearned",
     "ascend",
     "certify",
     "find_limit",
     "load",
-    "networks",
     "run",
     "unlearn",
 ]
@@ -139,8 +135,8 @@ def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "method"))
-def _apply(model, loss, method, weights, u, x, y, forget, kink_tols, tau_budget, effort):
-    everything = forget | True
+def _apply(model, loss, method, weights, u, x, y, order, kink_tols, tau_budget, effort):
+    everything = order >= 0
     found = _certificate.certify(model, weights, u, x, y, everything, kink_tols, tau_budget)
     q = margins(model, weights, u, x, y)
     situation = Situation(
@@ -150,10 +146,12 @@ def _apply(model, loss, method, weights, u, x, y, forget, kink_tols, tau_budget,
         u=u,
         x=x,
         y=y,
-        forget=forget,
-        retain=~forget,
+        order=order,
+        retain=order == 0,
         retrained=weights,
         retraining_steps=jnp.asarray(0),
+        kink_tols=kink_tols,
+        tau_budget=tau_budget,
     )
     return METHODS[method](model, LOSSES[loss], situation, effort), found.separated
 
@@ -325,7 +323,7 @@ def ascend(
     """
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
-    mask = check_forget(forget, len(y_))
+    order = check_forget(forget, len(y_))
     if not (isinstance(step_fraction, Real) and np.isfinite(step_fraction)):
         raise ValueError(f"step_fraction must be a finite number, not {step_fraction!r}")
     trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget, leak=leak)
@@ -334,7 +332,7 @@ def ascend(
     z = w @ x_.T
     with jax.enable_x64(True):
         q_min = np.min(y_ * (out @ np.asarray(activation(_model(u, leak), z))))
-    coefficients = np.where(mask, trained.coefficients, 0.0)
+    coefficients = np.where(order > 0, trained.coefficients, 0.0)
     unlearned = w - step_fraction * q_min * (out[:, None] * coefficients) @ (y_[:, None] * x_)
     return unlearned[0] if u is None else unlearned
 
@@ -361,9 +359,11 @@ def unlearn(
         W, u, x, y, forget: as for ``ascend``.
         method: ``identity`` (no unlearning), ``ascent`` (the theorem's step, as ``ascend``),
             ``estimated_ascent`` (its size from the loss alone, 1[z > 0] for the derivative),
-            ``repeated_ascent`` (in ``steps`` parts), ``gradient_difference`` (descent on the retain
-            set's loss minus step_fraction times the forget set's), ``fine_tuning`` (descent on the
-            retain set), ``random_labels`` (descent with wrong labels on the forget set),
+            ``repeated_ascent`` (in ``steps`` parts), ``sequential_ascent`` (one sample after the
+            other, in the order of ``forget``, certified anew in between), ``gradient_difference``
+            (descent on the retain set's loss minus step_fraction times the forget set's),
+            ``fine_tuning`` (descent on the retain set), ``random_labels`` (descent with wrong
+            labels on the forget set),
             ``newton`` (certified removal), ``corrected_ascent`` (the theorem's step with the
             retained multipliers solved for anew) or ``limit_polishing`` (ascent, then the limit
             of training on the retain set).
@@ -388,7 +388,7 @@ def unlearn(
     """
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
-    mask, model = check_forget(forget, len(y_)), _model(u, leak)
+    order, model = check_forget(forget, len(y_)), _model(u, leak)
     for name, value, allowed in (
         ("method", method, sorted(set(METHODS) - {"retraining"})),
         ("loss", loss, sorted(LOSSES)),
@@ -413,7 +413,7 @@ def unlearn(
                 out,
                 small.x,
                 y_,
-                mask,
+                order,
                 tols,
                 float(tau_budget),
                 effort,
@@ -520,77 +520,3 @@ def run(
     )
     draw(done)
     return done
-
-
-class Networks(NamedTuple):
-    """The networks of one trial, in coordinates in which ``certify`` takes them.
-
-    Attributes:
-        trained: W of the trained network, (n, r).
-        unlearned: after the ascent step.
-        retrained: retrained without the forgotten sample.
-        u: output weights (n,), or None for the linear model (then each W is (r,)).
-        x, y: all training samples (m, r) and labels (m,).
-        retain: indices of the samples that are not forgotten.
-        leak: slope of the activation below 0.
-    """
-
-    trained: Float
-    unlearned: Float
-    retrained: Float
-    u: Float | None
-    x: Float
-    y: Float
-    retain: NDArray[np.int64]
-    leak: float
-
-
-def networks(run: Run, trial_id: str) -> Networks:
-    """The networks of one trial of a run whose specification has ``[store] weights = true``.
-
-    With ``n`` the result, ``certify(n.unlearned, n.u, n.x, n.y, retain=n.retain, leak=n.leak)`` is
-    the trial's certificate, for the tolerances and the budget that its row names.
-
-    Raises:
-        ValueError: the run has no such trial, or keeps no weights.
-    """
-    frame = run.to_pandas().set_index("trial_id")
-    if trial_id not in frame.index:
-        raise RunError(f"{run.path}: has no trial {trial_id!r}")
-    row: dict[Any, Any] = frame.loc[trial_id].to_dict()
-    stored = run.weights(row["training_id"])
-    index = int(row["forget_index"])
-    first = STARTS[row["retrain_init"]][0]
-    try:
-        trained = next(w for w in stored if w.forget_index is None)
-        retrained = next(w for w in stored if w.forget_index == index and w.start == first)
-    except StopIteration:
-        raise RunError(f"{run.path}: has weights of only some of trial {trial_id}") from None
-    linear = row["model_kind"] == "linear"
-    leak = 0.0 if np.isnan(row["leak"]) else float(row["leak"])
-    u = None if linear else trained.u
-
-    def shaped(W: Float) -> Float:
-        return W[0] if linear else W
-
-    unlearned = ascend(
-        shaped(trained.W),
-        u,
-        trained.x,
-        trained.y,
-        index,
-        float(row["step_fraction"]),
-        kink_tol=json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None,
-        tau_budget=float(row["tau_budget"]),
-        leak=leak,
-    )
-    return Networks(
-        shaped(trained.W),
-        unlearned,
-        shaped(retrained.W),
-        u,
-        trained.x,
-        trained.y,
-        np.flatnonzero(np.arange(len(trained.y)) != index),
-        leak,
-    )

@@ -94,8 +94,9 @@ def check_retain(retain: ArrayLike | None, m: int) -> NDArray[np.bool_]:
     return mask
 
 
-def check_forget(forget: ArrayLike, m: int) -> NDArray[np.bool_]:
-    """The forget set as a mask.
+def check_forget(forget: ArrayLike, m: int) -> NDArray[np.int64]:
+    """The forget set: its samples numbered from 1 in the order in which they are named (those of a
+    mask by index), and 0 for all others.
 
     Raises:
         ValueError: an index that is not there, an empty set, or one that leaves nothing to retain.
@@ -105,7 +106,11 @@ def check_forget(forget: ArrayLike, m: int) -> NDArray[np.bool_]:
         raise ValueError("forget is empty: name at least one sample")
     if mask.all():
         raise ValueError(f"forget names all {m} samples: at least one must be retained")
-    return mask
+    named = np.atleast_1d(np.asarray(forget))
+    places = np.flatnonzero(mask) if named.dtype == bool else list(dict.fromkeys(named.tolist()))
+    order = np.zeros(m, np.int64)
+    order[places] = np.arange(1, len(places) + 1)
+    return order
 
 
 def check_weights(

@@ -22,11 +22,16 @@ def disagreement(a: Float[Array, " t"], b: Float[Array, " t"]) -> Float[Array, "
     return _share(jnp.sign(a) != jnp.sign(b))
 
 
-def membership(margin: Float[Array, ""], fresh_margins: Float[Array, " t"]) -> Float[Array, ""]:
-    """How far a sample's margin stands out: P(fresh margin < margin) + P(equal) / 2.
+def membership(
+    margins: Float[Array, " m"], fresh_margins: Float[Array, " t"]
+) -> Float[Array, " m"]:
+    """How far each sample's margin stands out: P(fresh margin < margin) + P(equal) / 2.
 
     0.5 cannot be told from a fresh sample, 1 is remembered, 0 is conspicuously avoided. The mean
     over trials is the area under the ROC curve of the attack that thresholds the margin
     (Mann and Whitney's U over its maximum).
     """
-    return _share(fresh_margins < margin) + 0.5 * _share(fresh_margins == margin)
+    ordered = jnp.sort(fresh_margins)
+    below = jnp.searchsorted(ordered, margins, side="left")
+    not_above = jnp.searchsorted(ordered, margins, side="right")
+    return (below + not_above).astype(margins.dtype) / (2 * fresh_margins.shape[0])

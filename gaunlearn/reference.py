@@ -162,14 +162,15 @@ def ascend(
     u: Float | None,
     x: Float,
     y: Float,
-    index: int,
+    forget: NDArray[np.bool_],
     step_fraction: float,
     coefficients: Float,
     leak: float = 0.0,
 ) -> Float:
-    """W - f q_min u_j c_jr y_r x_r for one forgotten sample r (MYV's step for f = 1)."""
+    """W - f q_min sum_F u_j c_jr y_r x_r (MYV's step on the forget set F for f = 1)."""
     out = np.ones(1) if u is None else u
     z = W @ x.T
     activation = z if u is None else np.where(z > 0, z, leak * z)
     q_min = (y * (out @ activation)).min()
-    return W - step_fraction * q_min * np.outer(out * coefficients[:, index], y[index] * x[index])
+    step = (out[:, None] * coefficients * forget) @ (y[:, None] * x)
+    return W - step_fraction * q_min * step

@@ -17,7 +17,7 @@ __all__ = [
     "as_markdown",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
@@ -30,7 +30,10 @@ _STATUS = (
 _NO_END = "train_end is limit, and that limit could not be solved for"
 _NOT_RETRAINED = "the retrained model does not separate the retain set"
 _NO_TEST = "there are no fresh samples"
-_FLIPS = f"a retained sign flipped or the interference is 1 or more, or {_NOT_TRAINED}"
+_NO_BOUND = (
+    "method is not ascent, a retained sign flipped or the interference is 1 or more, or "
+    f"{_NOT_TRAINED}"
+)
 
 
 class Column(NamedTuple):
@@ -57,7 +60,7 @@ def _generalisation(whose: str, missing: str) -> tuple[Column, ...]:
         Column(
             f"margin_forget_{whose}",
             "float64",
-            f"margin of the forgotten sample, in units of the least retained margin ({whose})",
+            f"mean margin of the forgotten samples, in units of the least retained one ({whose})",
             "real",
             {
                 "original": _NOT_TRAINED,
@@ -75,8 +78,9 @@ def _generalisation(whose: str, missing: str) -> tuple[Column, ...]:
         Column(
             f"membership_{whose}",
             "float64",
-            "share of fresh samples with a smaller margin than the forgotten sample, ties half "
-            f"({whose} model); its mean over trials is the ROC area of a margin attack",
+            "share of fresh samples with a smaller margin than a forgotten sample, ties half, in "
+            f"the mean over these ({whose} model); its mean over trials is the ROC area of a "
+            "margin attack",
             "0 to 1, 0.5 is indistinguishable",
             unlearnable,
         ),
@@ -92,11 +96,32 @@ IDENTITY: tuple[Column, ...] = (
         "32 hexadecimal digits",
     ),
     Column("seed", "int64", "seed of data and initial weights", "0 or more"),
-    Column("forget_index", "int32", "index of the forgotten sample", "0 to m - 1"),
-    Column("step_fraction", "float64", "ascent step in units of the theorem's", "0 or more"),
+    Column(
+        "forget_index",
+        "int32",
+        "index of the forgotten sample",
+        "0 to m - 1",
+        "forget_rule is not index",
+    ),
+    Column(
+        "forget_draw",
+        "int32",
+        "number of the draw that chose the forgotten samples; 0 for rules that do not draw",
+        "0 or more",
+        "forget_rule is index",
+    ),
+    Column(
+        "step_fraction",
+        "float64",
+        "the method's dial: the ascent step in units of the theorem's; of methods that descend, "
+        "what multiplies their learning rate or the forget set's part",
+        "0 or more",
+    ),
 )
 
 _OTHER = "data_kind has no such parameter"
+_OTHER_RULE = "forget_rule has no such parameter"
+_OTHER_METHOD = "method has no such parameter"
 _OTHER_MODEL = "model_kind has no such parameter"
 PARAMETERS: tuple[Column, ...] = (
     Column("data_kind", "string", "distribution or source of the data", "a kind of [data]"),
@@ -125,9 +150,27 @@ PARAMETERS: tuple[Column, ...] = (
     Column("kink_tols", "string", "ladder of kink tolerances, as a JSON list", "each 0 to 1"),
     Column("tau_budget", "float64", "tau that a certificate may cost", "0 or more"),
     Column("dtype", "string", "precision of all computations", "float64 or float32"),
+    Column("forget_rule", "string", "how forgotten samples are chosen", "a rule of [forget]"),
+    Column("forget_size", "int64", "samples to forget", "1 to m - 1", _OTHER_RULE),
+    Column("forget_label", "int64", "label of samples to forget", "1 or -1", _OTHER_RULE),
+    Column("method", "string", "how the model unlearns", "a method of [unlearn]"),
+    Column("unlearn_steps", "int64", "steps of unlearning", "1 or more", _OTHER_METHOD),
+    Column(
+        "learning_rate",
+        "float64",
+        "step size of unlearning's descent",
+        "> 0",
+        f"step_size is used, or {_OTHER_METHOD}",
+    ),
 )
 
 RESULTS: tuple[Column, ...] = (
+    Column(
+        "forgotten",
+        "string",
+        "the samples that are forgotten, in order, as a JSON list",
+        "indices, 0 to m - 1",
+    ),
     Column("psi", "float64", "max | ||x_i||^2 - 1 |", "0 or more"),
     Column("phi", "float64", "max |<x_i, x_k>| over pairs of samples", "0 or more"),
     Column("eps_d", "float64", "4 m n phi (two_layer_relu), 4 m phi (linear)", "0 or more"),
@@ -172,9 +215,23 @@ RESULTS: tuple[Column, ...] = (
     Column(
         "lambda_forget",
         "float64",
-        "dual variable of the forgotten sample in the trained model",
+        "dual variables of the forgotten samples in the trained model, summed",
         "0 or more",
         _NOT_TRAINED,
+    ),
+    Column(
+        "lambda_forget_estimated",
+        "float64",
+        "lambda_forget as the loss alone suggests it: the step of estimated_ascent",
+        "0 or more",
+        _NOT_TRAINED,
+    ),
+    Column(
+        "unlearn_gradients",
+        "float64",
+        "cost of unlearning: gradients of single samples, and products of the Hessian of one with "
+        "a vector",
+        "0 or more",
     ),
     Column("separated", "bool", "whether the unlearned model separates the retain set", "bool"),
     Column(
@@ -237,7 +294,7 @@ RESULTS: tuple[Column, ...] = (
     Column(
         "sign_flips",
         "int32",
-        "retained (neuron, sample) pairs whose ReLU sign the ascent step changed",
+        "retained (neuron, sample) pairs whose ReLU sign unlearning changed",
         "0 to m n",
         _NOT_TRAINED,
     ),
@@ -255,8 +312,8 @@ RESULTS: tuple[Column, ...] = (
         "0 or more; tau is 0",
         f"{_NOT_SEPARATED}, or {_NOT_TRAINED}",
     ),
-    Column("bound_epsilon", "float64", "bound on epsilon_inherited", "0 or more", _FLIPS),
-    Column("bound_delta", "float64", "bound on delta_inherited", "0 or more", _FLIPS),
+    Column("bound_epsilon", "float64", "bound on epsilon_inherited", "0 or more", _NO_BOUND),
+    Column("bound_delta", "float64", "bound on delta_inherited", "0 or more", _NO_BOUND),
     Column(
         "separated_retrain", "bool", "whether the retrained model separates the retain set", "bool"
     ),

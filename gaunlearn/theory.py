@@ -6,12 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.models import Model, logits, neuron_count, preactivations, slopes
+from gaunlearn.models import Model, clean_preactivations, logits, neuron_count, slopes
 
 __all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
-
-# A pre-activation of so many units of rounding, relative to the network's scale, is zero.
-_ZERO_UNITS = 100
 
 
 class DataConditions(NamedTuple):
@@ -62,6 +59,7 @@ class AscentBound(NamedTuple):
 def ascent_bound(
     model: Model,
     theta: Float[Array, "n r"],
+    theta_hat: Float[Array, "n r"],
     multipliers: Float[Array, " m"],
     coefficients: Float[Array, "n m"],
     u: Float[Array, " n"],
@@ -86,24 +84,18 @@ def ascent_bound(
 
     Args:
         theta: trained weights, normalised to least margin 1 on the full training set.
+        theta_hat: unlearned weights, at the same scale. The bounds are only valid if they are
+            theta - f v; what is measured with the trained model's multipliers is for any.
         multipliers: its dual variables.
         coefficients: c_ji that defined the ascent step.
         forget, retain: the two parts of the training set.
     """
     signed = y[:, None] * x
-    # At a kink a pre-activation is zero but for rounding, whose sign means nothing.
-    noise = _ZERO_UNITS * jnp.finfo(theta.dtype).eps * jnp.linalg.norm(theta)
-    noise = noise / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
-
-    def slopes_of(z):
-        return slopes(model, jnp.where(jnp.abs(z) <= noise, 0.0, z))
-
-    z = preactivations(theta, x)
-    derivative = slopes_of(z)
+    z = clean_preactivations(theta, u, x)
+    derivative = slopes(model, z)
     directions = jnp.where(forget, coefficients, 0.0)
-    theta_hat = theta - step_fraction * (u[:, None] * directions) @ signed
-    z_hat = preactivations(theta_hat, x)
-    derivative_after = slopes_of(z_hat)
+    z_hat = clean_preactivations(theta_hat, u, x)
+    derivative_after = slopes(model, z_hat)
     sign_flips = jnp.sum((derivative != derivative_after) & retain)
 
     # <h_i, v_r> = y_i (x_i . x_r) y_r sum_j u_j^2 derivative_ji c_jr

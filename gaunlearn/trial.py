@@ -1,9 +1,10 @@
-"""One trial, train -> ascend -> retrain -> evaluate, as pure functions of arrays.
+"""One trial, train -> retrain -> unlearn -> evaluate, as pure functions of arrays.
 
 The stages are separate functions because a sweep shares them: one training serves every forget
-set, one pair of retrainings every step fraction (DESIGN 3.4). ``Setup`` holds what is static, and
-so defines a compiled program; all else, ``Settings`` among it, is traced and may differ from one
-lane of a batch to the next. Keys of the returned dictionaries are column names of ``schema``.
+set, one pair of retrainings every method and step fraction (DESIGN 3.4). ``Setup`` holds what is
+static, and so defines a compiled program; all else, ``Settings`` among it, is traced and may differ
+from one lane of a batch to the next. Keys of the returned dictionaries are column names of
+``schema``.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from gaunlearn.models import Model, logits, preactivations
 from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
 from gaunlearn.types import AnyArray, Problem
-from gaunlearn.unlearning import ascent_direction
+from gaunlearn.unlearning import METHODS, Effort, Situation, Unlearned, estimated_multipliers
+from gaunlearn.unlearning.solves import solve_spd
 
 __all__ = [
     "FRESH",
@@ -30,12 +32,12 @@ __all__ = [
     "Settings",
     "Setup",
     "TrainedModel",
-    "ascend",
     "certify_stage",
     "compare_stage",
     "descent_of",
     "finish_training",
     "fresh_logits",
+    "judge_stage",
     "unlearn_stage",
 ]
 
@@ -96,6 +98,8 @@ class TrainedModel(NamedTuple):
         settled: see ``training.Trained``.
         limit: where the descent was going.
         tau_limit: 1 - cos between the descent's end and its limit.
+        ease: what samples are ranked by from hardest to easiest: margins at the descent's end, or
+            the limit's multipliers with a minus sign (all its support has margin 1).
     """
 
     weights: Float[Array, "n r+k"]
@@ -104,6 +108,7 @@ class TrainedModel(NamedTuple):
     settled: Bool[Array, ""]
     limit: Limit
     tau_limit: Float[Array, ""]
+    ease: Float[Array, " m"]
 
 
 def _certify(
@@ -186,6 +191,7 @@ def finish_training(
     _, outside = _split(problem, start)
     ended = jnp.concatenate([trained.weights, outside], axis=1)
     limit = find_limit(setup.model, ended, problem.u, problem.x, problem.y, keep)
+    margins_at_end = margins(setup.model, ended, problem.u, problem.x, problem.y)
     return TrainedModel(
         weights=limit.weights if setup.to_limit else ended,
         steps=trained.steps,
@@ -193,6 +199,7 @@ def finish_training(
         settled=trained.settled,
         limit=limit,
         tau_limit=one_minus_cosine(ended, limit.weights),
+        ease=-limit.multipliers if setup.to_limit else margins_at_end,
     )
 
 
@@ -239,60 +246,106 @@ def _without_noise(
     return jnp.where(jnp.abs(outputs) <= noise, 0.0, outputs)
 
 
+def _shares(problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " k"]:
+    """How many times each initialisation's part outside the samples' span is in some weights.
+
+    Training leaves it as it is, limits have none of it, methods may shrink it. All weights here
+    are such sums, so that least squares finds them.
+    """
+    initial = problem.initial_weights
+    r = problem.x.shape[1] - initial.shape[0]
+    parts = initial[:, :, r:].reshape(initial.shape[0], -1)
+    return solve_spd(parts @ parts.T, parts @ weights[:, r:].ravel())
+
+
 def fresh_logits(
-    setup: Setup, problem: Problem, weights: Float[Array, "n r+k"], start: Int[Array, ""]
+    model: Model, problem: Problem, weights: Float[Array, "n r+k"]
 ) -> Float[Array, " t"]:
-    """Logits on the test set of weights trained from initialisation number ``start``."""
+    """Logits on the test set, what weights have outside the samples' span among it."""
     z = preactivations(weights, problem.x_test)
-    # What initial weights have outside the samples' span; nothing of it is left in a limit.
-    z = z if setup.to_limit else z + problem.test_offset[start]
-    return _without_noise(problem, weights, problem.x_test, logits(setup.model, z, problem.u))
+    z = z + jnp.tensordot(_shares(problem, weights), problem.test_offset, 1)
+    return _without_noise(problem, weights, problem.x_test, logits(model, z, problem.u))
+
+
+def _mean(values: Float[Array, " m"], where: Bool[Array, " m"]) -> Float[Array, ""]:
+    """NaN if it is a mean of none."""
+    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.sum(where)
 
 
 def _generalisation(
     setup: Setup,
     problem: Problem,
     weights: Float[Array, "n r+k"],
-    start: Int[Array, ""],
-    forget_index: Int[Array, ""],
+    forget: Bool[Array, " m"],
     whose: str,
 ) -> dict[str, Array]:
     """Forget margin in units of the least retained one; accuracy and membership."""
     q = margins(setup.model, weights, problem.u, problem.x, problem.y)
     q = _without_noise(problem, weights, problem.x, q)
-    retain = problem.present & (jnp.arange(q.shape[0]) != forget_index)
-    least = jnp.min(jnp.where(retain, q, jnp.inf))
-    found = {"margin_forget": q[forget_index] / jnp.where(least > 0, least, jnp.nan)}
+    least = jnp.min(jnp.where(problem.present & ~forget, q, jnp.inf))
+    margin = _mean(q, forget)
+    found = {"margin_forget": margin / jnp.where(least > 0, least, jnp.nan)}
     if problem.y_test.shape[0]:
-        fresh = fresh_logits(setup, problem, weights, start)
-        known = jnp.isfinite(q[forget_index])
+        fresh = fresh_logits(setup.model, problem, weights)
+        known = jnp.all(jnp.isfinite(weights))
         found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
-        found["membership"] = jnp.where(
-            known, membership(q[forget_index], problem.y_test * fresh), jnp.nan
-        )
+        stands_out = membership(q, problem.y_test * fresh)
+        found["membership"] = jnp.where(known, _mean(stands_out, forget), jnp.nan)
     return {f"{name}_{whose}": value for name, value in found.items()}
+
+
+def _situation(
+    problem: Problem,
+    model: Model,
+    settings: Settings,
+    trained: TrainedModel,
+    original: Certificate,
+    retrained: TrainedModel,
+    order: Int[Array, " m"],
+) -> Situation:
+    """What a method of unlearning is given."""
+    u, x, y = problem.u, problem.x, problem.y
+    q = margins(model, trained.weights, u, x, y)
+    least = jnp.min(jnp.where(problem.present, q, jnp.inf))
+    return Situation(
+        weights=trained.weights,
+        scale=jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity),
+        certificate=original,
+        u=u,
+        x=x,
+        y=y,
+        order=order,
+        retain=problem.present & (order == 0),
+        retrained=retrained.weights,
+        retraining_steps=retrained.steps,
+        kink_tols=jnp.asarray(settings.kink_tols),
+        tau_budget=jnp.asarray(settings.tau_budget),
+    )
 
 
 def compare_stage(
     setup: Setup,
+    settings: Settings,
     problem: Problem,
     trained: TrainedModel,
     original: Certificate,
     retrained: TrainedModel,
     reference: Certificate,
-    retrained_start: Int[Array, ""],
     retrained_again: TrainedModel,
-    forget_index: Int[Array, ""],
+    order: Int[Array, " m"],
 ) -> dict[str, Array]:
-    """What holds for every ascent step: data, trained and retrained model.
+    """What holds for every method and step: data, trained and retrained model.
 
     Args:
         original: the trained model's certificate on all samples.
         reference: the retrained model's, on the retain set.
-        retrained_start: the number of the initialisation that it was retrained from.
-        retrained_again: one retrained from another, for ``tau_retrain_floor``.
+        retrained_again: one retrained from another initialisation, for ``tau_retrain_floor``.
+        order: 0 for retained samples; forgotten ones are numbered from 1.
     """
     conditions = data_conditions(setup.model, problem.u, problem.x, problem.present)
+    situation = _situation(problem, setup.model, settings, trained, original, retrained, order)
+    estimated = estimated_multipliers(setup.model, setup.loss, situation)
+    forget = situation.forget
     return {
         **conditions._asdict(),
         "epsilon_train": original.epsilon,
@@ -305,7 +358,8 @@ def compare_stage(
         "settled_train": trained.settled,
         "tau_train_limit": trained.tau_limit,
         "limit_status": trained.limit.status,
-        "lambda_forget": original.multipliers[forget_index],
+        "lambda_forget": jnp.sum(jnp.where(forget, original.multipliers, 0.0)),
+        "lambda_forget_estimated": jnp.sum(jnp.where(forget, estimated, 0.0)),
         "epsilon_retrain": reference.epsilon,
         "delta_retrain": reference.delta,
         "separated_retrain": reference.separated,
@@ -314,37 +368,31 @@ def compare_stage(
         "tau_retrain_limit": retrained.tau_limit,
         "limit_status_retrain": retrained.limit.status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
-        **_generalisation(
-            setup, problem, trained.weights, jnp.asarray(ORIGINAL), forget_index, "original"
-        ),
-        **_generalisation(
-            setup, problem, retrained.weights, retrained_start, forget_index, "retrained"
-        ),
+        **_generalisation(setup, problem, trained.weights, forget, "original"),
+        **_generalisation(setup, problem, retrained.weights, forget, "retrained"),
     }
 
 
-def ascend(
+def unlearn_stage(
     setup: Setup,
+    method: str,
+    settings: Settings,
+    effort: Effort,
     problem: Problem,
     trained: TrainedModel,
     original: Certificate,
-    forget_index: Int[Array, ""],
-    step_fraction: Float[Array, ""],
-) -> Float[Array, "n r+k"]:
-    """The unlearned weights, at the trained scale, so that the test offset of the initialisation
-    still fits; NaN if the trained model has no certificate.
+    retrained: TrainedModel,
+    order: Int[Array, " m"],
+) -> Unlearned:
+    """Unlearn by one method, a key of ``unlearning.METHODS``; the weights are NaN if the trained
+    model has no certificate. Arguments as of ``compare_stage``.
     """
-    x, y, u = problem.x, problem.y, problem.u
-    forget = jnp.arange(y.shape[0]) == forget_index
-    q = margins(setup.model, trained.weights, u, x, y)
-    least = jnp.min(jnp.where(problem.present, q, jnp.inf))
-    direction = ascent_direction(original, u, x, y, forget)
-    scale = least ** (1 / setup.model.homogeneity)
-    unlearned = trained.weights - step_fraction * scale * direction
-    return jnp.where(original.separated, unlearned, jnp.nan)
+    situation = _situation(problem, setup.model, settings, trained, original, retrained, order)
+    found = METHODS[method](setup.model, setup.loss, situation, effort)
+    return found._replace(weights=jnp.where(original.separated, found.weights, jnp.nan))
 
 
-def unlearn_stage(
+def judge_stage(
     setup: Setup,
     settings: Settings,
     problem: Problem,
@@ -352,26 +400,28 @@ def unlearn_stage(
     original: Certificate,
     retrained: TrainedModel,
     reference: Certificate,
-    retrained_start: Int[Array, ""],
-    forget_index: Int[Array, ""],
+    order: Int[Array, " m"],
+    unlearned: Unlearned,
     step_fraction: Float[Array, ""],
+    is_ascent: Bool[Array, ""],
 ) -> dict[str, Array]:
-    """Forget one sample by a step of one size, certify, and compare with the retrained model.
+    """Certify the unlearned model, and compare it with the trained and the retrained one.
 
-    Arguments as of ``compare_stage``.
+    Args:
+        is_ascent: whether it is ``step_fraction`` times the theorem's step: the a-posteriori
+            bounds are about that alone.
+
+    Other arguments as of ``compare_stage``.
     """
     model, u, x, y = setup.model, problem.u, problem.x, problem.y
-    forget = problem.present & (jnp.arange(y.shape[0]) == forget_index)
-    retain = problem.present & ~forget
-    q = margins(model, trained.weights, u, x, y)
-    least = jnp.min(jnp.where(problem.present, q, jnp.inf))
-    theta = trained.weights / jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
-    unlearned = ascend(setup, problem, trained, original, forget_index, step_fraction)
-    certificate = _certify(setup, settings, problem, unlearned, retain)
-    limit = find_limit(model, unlearned, u, x, y, retain)
+    situation = _situation(problem, model, settings, trained, original, retrained, order)
+    weights, forget, retain = unlearned.weights, situation.forget, situation.retain
+    certificate = _certify(setup, settings, problem, weights, retain)
+    limit = find_limit(model, weights, u, x, y, retain)
     bound = ascent_bound(
         model,
-        theta,
+        trained.weights / situation.scale,
+        weights / situation.scale,
         original.multipliers,
         original.coefficients,
         u,
@@ -381,8 +431,8 @@ def unlearn_stage(
         retain,
         step_fraction,
     )
-    start = jnp.asarray(ORIGINAL)
     found = {
+        "unlearn_gradients": unlearned.gradients,
         "separated": certificate.separated,
         "epsilon": certificate.epsilon,
         "delta": certificate.delta,
@@ -392,20 +442,20 @@ def unlearn_stage(
         "kkt_gap": certificate.gap,
         "epsilon_limit": limit.epsilon,
         "delta_limit": limit.delta,
-        "tau_limit": one_minus_cosine(unlearned, limit.weights),
+        "tau_limit": one_minus_cosine(weights, limit.weights),
         "limit_status_unlearned": limit.status,
-        "tau_retrain": one_minus_cosine(unlearned, reference.weights),
+        "tau_retrain": one_minus_cosine(weights, reference.weights),
         "sign_flips": bound.sign_flips,
         "epsilon_inherited": bound.epsilon,
         "delta_inherited": bound.delta,
-        "bound_epsilon": bound.bound_epsilon,
-        "bound_delta": bound.bound_delta,
-        **_generalisation(setup, problem, unlearned, start, forget_index, "unlearned"),
+        "bound_epsilon": jnp.where(is_ascent, bound.bound_epsilon, jnp.nan),
+        "bound_delta": jnp.where(is_ascent, bound.bound_delta, jnp.nan),
+        **_generalisation(setup, problem, weights, forget, "unlearned"),
     }
     if problem.y_test.shape[0]:
         differ = disagreement(
-            fresh_logits(setup, problem, unlearned, start),
-            fresh_logits(setup, problem, retrained.weights, retrained_start),
+            fresh_logits(model, problem, weights),
+            fresh_logits(model, problem, retrained.weights),
         )
         found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
     return found

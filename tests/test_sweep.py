@@ -194,7 +194,7 @@ def test_axes_are_columns_and_share_trainings(tmp_path, spec):
         ("m = 4", "m = [4, 1]", "data.m = 1: must be greater"),
         ('"gaussian_mixture"', '"gaussian"', "data.kind: 'gaussian'; allowed are gaussian_mixture"),
         ("[model]", "[modle]", r"modle: unknown key; did you mean 'model'\?"),
-        ("[unlearn]", "[unlearn]\nmethod = 1", "unlearn.method: unknown key"),
+        ("[unlearn]", "[unlearn]\nmethod = 1", "unlearn.method: 1; allowed are ascent"),
         ("seeds = 2", "seeds = 0", "sweep.seeds = 0: must be a count"),
         ("seeds = 2", "seeds = [1, 1]", "sweep.seeds: the value 1 is given twice"),
         ("seeds = 2", 'name = "../x"', "sweep.name = '../x': must be letters"),

@@ -30,10 +30,12 @@ def situation(model, weights, u, x, y, forget=0, retrained=None):
         u=jnp.asarray(u),
         x=jnp.asarray(x),
         y=jnp.asarray(y),
-        forget=jnp.asarray(gone),
+        order=jnp.asarray(np.where(gone, 1, 0)),
         retain=jnp.asarray(present & ~gone),
         retrained=jnp.asarray(weights if retrained is None else retrained),
         retraining_steps=jnp.asarray(7),
+        kink_tols=jnp.asarray([0.0, 1e-6]),
+        tau_budget=jnp.asarray(1e-3),
     )
 
 
@@ -79,6 +81,7 @@ def test_costs_by_hand():
         "ascent": 5,
         "estimated_ascent": 1 + 0.5 * 4,
         "repeated_ascent": 5 + 10,
+        "sequential_ascent": 5,
         "gradient_difference": 50,
         "fine_tuning": 40,
         "random_labels": 50,
@@ -122,6 +125,32 @@ def test_estimated_multipliers_are_exact_at_a_scaled_kkt_point_of_equal_margins(
         for loss in LOSSES.values():
             got = estimated_multipliers(RELU, loss, scaled)
             np.testing.assert_allclose(got, 2.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_a_sequence_of_requests_is_forgotten_one_by_one(fraction):
+    """By hand, through ``certify``: sample 3, then sample 1 with what is left of the model; and on
+    orthogonal data, where samples do not meet, it is the batch's step.
+    """
+    given = at_limit(1, m=6)
+    order = np.array([0, 2, 0, 1, 0, 0])
+    two = given._replace(order=jnp.asarray(order), retain=jnp.asarray(order == 0))
+    got, cost = apply("sequential_ascent", two, step_fraction=fraction)
+    weights, u, x, y = (np.asarray(a) for a in (given.weights, given.u, given.x, given.y))
+    for sample, left in ((3, np.ones(6, bool)), (1, np.arange(6) != 3)):
+        found = certify(RELU, weights, u, x, y, left, given.kink_tols, given.tau_budget)
+        least = np.min((y * (u @ np.maximum(weights @ x.T, 0)))[left])
+        row = np.asarray(found.coefficients)[:, sample]
+        weights = weights - fraction * least * np.outer(u * row, y[sample] * x[sample])
+    np.testing.assert_allclose(got, weights, rtol=1e-10, atol=1e-12)
+    assert cost == 2 * 6
+    given = orthogonal()
+    order = jnp.asarray([2, 0, 1, 0])
+    two = given._replace(order=order, retain=order == 0)
+    one_by_one, _ = apply("sequential_ascent", two, step_fraction=fraction)
+    batch, _ = apply("ascent", two, step_fraction=fraction)
+    if fraction == 1:
+        np.testing.assert_allclose(one_by_one, batch, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from gaunlearn.report.methods import draw_methods
+from gaunlearn.report.style import COLOURS, title_of
 from gaunlearn.sweep.store import Run
 
 __all__ = ["draw"]
 
-# Okabe and Ito's colours, told apart by readers with any colour vision; then line styles.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
@@ -38,26 +38,31 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(run: Run) -> list[str]:
-    """Draw epsilon, delta and tau against the step fraction into ``report/`` of the run.
+    """Draw what a run has swept into its ``report/``: epsilon, delta and tau against the step
+    fraction, and the methods' quality against their cost.
 
     Returns:
-        The files' names; none if the run has fewer than two step fractions, or no trials yet.
+        The files' names; none if it has swept neither, or has no trials yet.
     """
     if not run.parts():
         return []
     frame = run.to_pandas()
-    if frame["step_fraction"].nunique() < 2:
-        return []
+    drawn = {}
     with matplotlib.rc_context(_STYLE):
-        figure = _against_step_fraction(frame, run)
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=160)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    folder = run.place / "report"
-    folder.make()
-    folder.write("step_fraction.png", png.getvalue())
-    folder.write("step_fraction.svg", svg.getvalue())
-    return [f"{folder.name}/step_fraction.{kind}" for kind in ("png", "svg")]
+        if frame["step_fraction"].nunique() > 1:
+            drawn["step_fraction"] = _against_step_fraction(frame, run)
+        if frame["method"].nunique() > 1:
+            drawn["methods"] = draw_methods(frame, run.manifest)
+        folder, files = run.place / "report", []
+        for name, figure in drawn.items():
+            folder.make()
+            png, svg = io.BytesIO(), io.BytesIO()
+            figure.savefig(png, format="png", dpi=160)
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+            for kind, content in (("png", png), ("svg", svg)):
+                folder.write(f"{name}.{kind}", content.getvalue())
+                files.append(f"{folder.name}/{name}.{kind}")
+    return files
 
 
 def _groups(frame: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:
@@ -91,8 +96,8 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))
     several = len(shown) > 1
     for place, (label, group) in enumerate(shown):
-        colour = _COLOURS[place % len(_COLOURS)]
-        style = _STYLES[place // len(_COLOURS) % len(_STYLES)]
+        colour = COLOURS[place % len(COLOURS)]
+        style = _STYLES[place // len(COLOURS) % len(_STYLES)]
         _line(panels[0], group, "epsilon", label, colour, style)
         _line(panels[1], group, "delta", label, colour, style)
         tau = "to the retrained model" if not several else f"to the retrained model, {label}"
@@ -146,9 +151,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
             fontsize=8,
             color="#777777",
         )
-    title = run.manifest["question"].split("?")[0]
-    title = f"{title}?" if "?" in run.manifest["question"] else run.manifest["name"]
-    wrapped = textwrap.wrap(title, 72)
+    wrapped = textwrap.wrap(title_of(run.manifest), 72)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
     trials = f"{len(frame)} trials; medians and quartiles over seeds and points"
     if len(groups) > len(shown):

@@ -1,8 +1,7 @@
 """Run a plan's block: its stages, one after the other, and its rows as columns.
 
-A stage has lanes (``lanes`` runs them). What lanes share (problems, trained models) is passed once,
-and a lane says by number what it needs of it. Nothing here reads or writes files but the data that
-a block names.
+What a lane of a stage does is ``stages``' business, how lanes are run ``lanes``'. Nothing here
+reads or writes files but the data that a block names.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,28 +11,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from gaunlearn.certificate import IGNORED_KINKS
-from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity, run_in_rounds, run_lanes
+from gaunlearn.sweep import stages
+from gaunlearn.sweep.forgetting import forget_order, needs_training
+from gaunlearn.sweep.lanes import grow_to_capacity, pad_to_capacity, run_lanes
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
 from gaunlearn.sweep.problems import build_problems
-from gaunlearn.sweep.sections import Evaluation, Training
-from gaunlearn.trial import (
-    ORIGINAL,
-    Settings,
-    Setup,
-    certify_stage,
-    compare_stage,
-    descent_of,
-    finish_training,
-    unlearn_stage,
-)
+from gaunlearn.sweep.sections import Evaluation, Retraining, Training
+from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane, at
+from gaunlearn.trial import ORIGINAL, Settings, Setup
+from gaunlearn.types import Problem
+from gaunlearn.unlearning import Effort
 
-__all__ = ["Results", "run_block"]
+__all__ = ["Network", "Results", "run_block"]
 
-# No sample is forgotten: the lane trains on all.
-_NOTHING = -1
+# The place of the forget set without samples.
+_NOTHING = 0
 
 
 class Results(NamedTuple):
@@ -42,22 +36,46 @@ class Results(NamedTuple):
     Attributes:
         columns: column name -> array, one entry a trial, without those of identity and parameters.
         owner: for each trial the number of its family and of its branch in it.
-        forget_index, step_fraction: of each trial.
+        number, step_fraction: of each trial; the number is that of the forgotten sample, or of the
+            draw.
+        forgotten: for each trial the samples that it forgets, in order.
         utilisation: share of the training batches' lanes that had steps to take.
-        networks: if they are kept, (family, forgotten sample or None, start, W, u, x, y) of each
-            trained and retrained network.
+        networks: each trained and retrained network, if they are kept.
+        unlearned: for each trial its unlearned weights, likewise.
     """
 
     columns: dict[str, np.ndarray]
     owner: np.ndarray
-    forget_index: np.ndarray
+    number: np.ndarray
     step_fraction: np.ndarray
+    forgotten: list[tuple[int, ...]]
     utilisation: float
-    networks: list[tuple[Any, ...]] | None = None
+    networks: "list[Network] | None" = None
+    unlearned: list[np.ndarray] | None = None
+
+
+class Network(NamedTuple):
+    """One trained or retrained network, without the room around it.
+
+    Attributes:
+        family: its number.
+        forget: rule and number of what it was retrained without; None if it is the trained one.
+        forgotten: these samples.
+        start: number of its initialisation.
+    """
+
+    family: int
+    forget: tuple[Any, int] | None
+    forgotten: tuple[int, ...]
+    start: int
+    W: np.ndarray
+    u: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
 
 
 class _Lane(NamedTuple):
-    """One training or retraining: where it starts and what it forgets."""
+    """One training or retraining: where it starts, and what it forgets (see ``_Work.forget``)."""
 
     family: int
     start: int
@@ -85,121 +103,10 @@ def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _at(tree: Any, place: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[place], tree)
-
-
-class _Trained(NamedTuple):
-    """A ``_Lane`` as numbers: of its problem and settings, its start, and what it forgets."""
-
-    problem: Any
-    settings: Any
-    start: Any
-    forget: Any
-
-
-def _keep(problem: Any, forget: Array) -> Array:
-    return problem.present & (jnp.arange(problem.y.shape[0]) != forget)
-
-
-def _train(setup: Setup, batch: int, lanes: _Trained, count: Array, common: Any) -> Any:
-    """Descend on every lane, then solve for the limits."""
-    problems, settings = common
-
-    def descent(lane):
-        problem = _at(problems, lane.problem)
-        keep = _keep(problem, lane.forget)
-        return descent_of(setup, _at(settings, lane.settings), problem, lane.start, keep)
-
-    states, places = run_in_rounds(
-        lanes,
-        count,
-        batch,
-        begin=lambda lane: descent(lane).begin(),
-        one_round=lambda lane, state: descent(lane).one_round(state),
-    )
-
-    def finish(pair):
-        lane, state = pair
-        problem = _at(problems, lane.problem)
-        keep = _keep(problem, lane.forget)
-        return finish_training(setup, problem, lane.start, keep, descent(lane).result(state))
-
-    models = map_lanes(finish, (lanes, states), count, batch)
-    return models, jnp.full(lanes.problem.shape, places)
-
-
-class _Certified(NamedTuple):
-    """A model to be certified on what it was trained on."""
-
-    problem: Any
-    model: Any
-    forget: Any
-    settings: Any
-
-
-def _certify(setup: Setup, batch: int, lanes: _Certified, count: Array, common: Any) -> Any:
-    problems, models = common
-
-    def one(lane):
-        problem = _at(problems, lane.problem)
-        keep = _keep(problem, lane.forget)
-        return certify_stage(setup, lane.settings, problem, _at(models, lane.model), keep)
-
-    return map_lanes(one, lanes, count, batch)
-
-
-class _Forgotten(NamedTuple):
-    """One forgotten sample of a branch: numbers of the models and certificates it needs."""
-
-    problem: Any
-    trained: Any
-    original: Any
-    retrained: Any
-    reference: Any
-    start: Any
-    again: Any
-    forget: Any
-
-
-def _compare(setup: Setup, batch: int, lanes: _Forgotten, count: Array, common: Any) -> Any:
-    problems, models, certificates = common
-
-    def one(lane):
-        return compare_stage(
-            setup,
-            _at(problems, lane.problem),
-            _at(models, lane.trained),
-            _at(certificates, lane.original),
-            _at(models, lane.retrained),
-            _at(certificates, lane.reference),
-            lane.start,
-            _at(models, lane.again),
-            lane.forget,
-        )
-
-    return map_lanes(one, lanes, count, batch)
-
-
-def _unlearn(setup: Setup, batch: int, lanes: Any, count: Array, common: Any) -> Any:
-    problems, models, certificates = common
-
-    def one(lane):
-        forgotten, settings, step_fraction = lane
-        return unlearn_stage(
-            setup,
-            settings,
-            _at(problems, forgotten.problem),
-            _at(models, forgotten.trained),
-            _at(certificates, forgotten.original),
-            _at(models, forgotten.retrained),
-            _at(certificates, forgotten.reference),
-            forgotten.start,
-            forgotten.forget,
-            step_fraction,
-        )
-
-    return map_lanes(one, lanes, count, batch)
+def _listed(order: np.ndarray) -> tuple[int, ...]:
+    """The forgotten samples, first to last."""
+    forgotten = np.flatnonzero(order)
+    return tuple(forgotten[np.argsort(order[forgotten])].tolist())
 
 
 def run_block(
@@ -226,34 +133,56 @@ def run_block(
     # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
     with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
         problem_of = [number_of[key] for key in sections]
-        return _Stages(block, problem_of, problems, batch_pairs, report).run(keep_weights)
+        work = _Work(block, problem_of, problems, directory, batch_pairs, report)
+        return work.run(keep_weights)
 
 
-class _Stages:
-    """The stages of one block."""
+class _Work:
+    """One block: which lanes its stages have, and where their results are."""
 
     def __init__(
         self,
         block: Block,
         problem_of: Sequence[int],
-        problems: Any,
+        problems: Problem,
+        directory: Path,
         batch_pairs: int,
         report: Callable[[str], None],
     ) -> None:
         self.program: Program = block.program
         self.families: Sequence[Family] = block.families
         self.problem_of = problem_of
-        problems = pad_to_capacity(problems, ("problems", self.program))
-        self.problems = jax.tree.map(jnp.asarray, self.cast(problems))
+        self.given, self.directory = problems, directory
+        self.problems = self.shared(problems, "problems")
         self.pairs = self.program.room.neurons * self.program.room.samples
         self.batch_pairs = batch_pairs
         self.report = report
+        # Every forget set once; the first forgets nothing.
+        self.orders: list[np.ndarray] = [np.zeros(self.program.room.samples, np.int64)]
+        self.order_of: dict[tuple[int, Any, int], int] = {}
 
     def cast(self, tree: Any) -> Any:
         """NumPy numbers in the block's precision."""
         whole = np.int64 if self.program.dtype == "float64" else np.int32
         types = {"f": self.program.dtype, "i": whole, "b": bool}
         return jax.tree.map(lambda leaf: leaf.astype(types[leaf.dtype.kind]), tree)
+
+    def shared(self, tree: Any, name: str) -> Any:
+        """NumPy numbers that all lanes share, on the devices; few shapes of them."""
+        padded = pad_to_capacity(tree, (name, self.program))
+        return jax.tree.map(jnp.asarray, self.cast(padded))
+
+    def forget(self, family: int, rule: Any, number: int, ease: np.ndarray | None = None) -> int:
+        """The place of a forget set in ``orders``."""
+        key = family, rule, number
+        if key not in self.order_of:
+            owner = self.families[family]
+            problem = at(self.given, self.problem_of[family])
+            self.order_of[key] = len(self.orders)
+            self.orders.append(
+                forget_order(rule, number, problem, owner.data, owner.seed, self.directory, ease)
+            )
+        return self.order_of[key]
 
     def run(self, keep_weights: bool) -> Results:
         """All stages."""
@@ -268,7 +197,7 @@ class _Stages:
                 rungs = len(_settings(family.train, branch.evaluate).kink_tols)
                 ways.setdefault((setup, rungs), []).append((number, place))
         parts = [
-            self.evaluate(setup, rungs, owners, place_of, models)
+            self.evaluate(setup, rungs, owners, place_of, models, keep_weights)
             for (setup, rungs), owners in ways.items()
         ]
         return Results(
@@ -277,23 +206,27 @@ class _Stages:
                 for name in parts[0].columns
             },
             owner=np.concatenate([part.owner for part in parts]),
-            forget_index=np.concatenate([part.forget_index for part in parts]),
+            number=np.concatenate([part.number for part in parts]),
             step_fraction=np.concatenate([part.step_fraction for part in parts]),
+            forgotten=[each for part in parts for each in part.forgotten],
             utilisation=utilisation,
             networks=self.networks(place_of, models) if keep_weights else None,
+            unlearned=[W for part in parts for W in part.unlearned or ()],
         )
 
-    def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[tuple[Any, ...]]:
-        """Every trained and retrained network, without the room around it."""
+    def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[Network]:
+        """Every trained and retrained network."""
         weights, problems = jax.device_get((models.weights, self.problems))
+        forget_of = {place: key[1:] for key, place in self.order_of.items()}
         found = []
         for lane, place in place_of.items():
-            problem = _at(problems, self.problem_of[lane.family])
+            problem = at(problems, self.problem_of[lane.family])
             used, rows = problem.u != 0, problem.present
             found.append(
-                (
+                Network(
                     lane.family,
-                    None if lane.forget == _NOTHING else lane.forget,
+                    forget_of.get(lane.forget),
+                    _listed(self.orders[lane.forget]),
                     lane.start,
                     weights[place][used],
                     problem.u[used],
@@ -304,33 +237,61 @@ class _Stages:
         return found
 
     def train(self) -> tuple[dict[_Lane, int], Any, float]:
-        """Train and retrain: where each lane's model is, the models, and the utilisation."""
-        lanes = [
-            lane
-            for number, family in enumerate(self.families)
-            for lane in (
-                _Lane(number, ORIGINAL, _NOTHING),
-                *(_Lane(number, start, index) for index, start in sorted(family.retrainings())),
-            )
-        ]
+        """Train and retrain: where each lane's model is, the models, and the utilisation.
+
+        Retrainings whose forget set depends on the trained model wait for it; all others are
+        trained beside it.
+        """
+        lanes = [_Lane(number, ORIGINAL, _NOTHING) for number in range(len(self.families))]
+        waiting = []
+        for number, family in enumerate(self.families):
+            for rule, index, start in sorted(family.retrainings(), key=str):
+                if needs_training(rule):
+                    waiting.append((number, rule, index, start))
+                else:
+                    lanes.append(_Lane(number, start, self.forget(number, rule, index)))
+        place_of, models, needed, available = self.descend(lanes)
+        if waiting:
+            ease = jax.device_get(models.ease)
+            later = [
+                _Lane(
+                    number, start, self.forget(number, rule, index, ease[place_of[lanes[number]]])
+                )
+                for number, rule, index, start in waiting
+            ]
+            first = len(models.steps)
+            places, more, more_needed, more_available = self.descend(later)
+            models = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), models, more)
+            place_of |= {lane: first + place for lane, place in places.items()}
+            needed, available = needed + more_needed, available + more_available
+        return place_of, models, needed / max(1.0, available)
+
+    def descend(self, lanes: Sequence[_Lane]) -> tuple[dict[_Lane, int], Any, float, float]:
+        """Train on lanes: where each one's model is, the models, and how many rounds their batches
+        had to take and took.
+        """
         # Those with the most steps first: the batch is full until little is left.
-        lanes.sort(key=lambda lane: -self.families[lane.family].train.max_steps)
+        lanes = sorted(lanes, key=lambda lane: -self.families[lane.family].train.max_steps)
         family, start, forget = map(np.asarray, zip(*lanes, strict=True))
         settings = _stack([_settings(f.train, f.judge) for f in self.families])
-        settings = self.cast(pad_to_capacity(settings, ("settings", self.program)))
+        common = (
+            self.problems,
+            self.shared(settings, "settings"),
+            self.shared(np.stack(self.orders), "orders"),
+        )
         (models, available), places = run_lanes(
-            _train,
+            stages.train,
             self.program.setup,
-            _Trained(np.asarray(self.problem_of)[family], family, start, forget),
-            (self.problems, settings),
+            TrainLane(np.asarray(self.problem_of)[family], family, start, forget),
+            common,
             self.pairs,
             self.batch_pairs,
         )
         steps, available = jax.device_get((models.steps, available))
         needed = -(-steps[places] // self.program.setup.check_every)
-        devices = len(jax.local_devices())
-        utilisation = needed.sum() / max(1.0, available.mean() * devices)
-        return dict(zip(lanes, map(int, places), strict=True)), models, float(utilisation)
+        rounds = available.mean() * len(jax.local_devices())
+        place_of = dict(zip(lanes, map(int, places), strict=True))
+        return place_of, models, float(needed.sum()), float(rounds)
 
     def evaluate(
         self,
@@ -339,81 +300,158 @@ class _Stages:
         owners: Sequence[tuple[int, int]],
         place_of: Mapping[_Lane, int],
         models: Any,
+        keep_weights: bool,
     ) -> Results:
-        """Certify, compare and unlearn for branches that share a program."""
-        certified: list[tuple[int, int, int]] = []
-        certified_settings, certificate_of = [], {}
-        for number, place in owners:
-            family = self.families[number]
-            branch = family.branches[place]
-            first, _ = STARTS[branch.retrain.init]
-            settings = _settings(family.train, branch.evaluate)
-            for lane in (
-                _Lane(number, ORIGINAL, _NOTHING),
-                *(_Lane(number, first, i) for forget, _ in branch.pairs for i in forget),
-            ):
-                certificate_of[number, place, lane] = len(certified)
-                certified.append((self.problem_of[number], place_of[lane], lane.forget))
-                certified_settings.append(settings)
+        """Certify, compare, unlearn and judge for branches that share programs."""
         weight = self.pairs * rungs
-        problem, model, left_out = map(np.asarray, zip(*certified, strict=True))
-        certificates, places = run_lanes(
-            _certify,
-            setup,
-            _Certified(problem, model, left_out, self.cast(_stack(certified_settings))),
-            (self.problems, models),
-            weight,
-            self.batch_pairs,
-        )
+        orders = self.shared(np.stack(self.orders), "orders")
+        # What branches share is done once: the first of them that asks adds a lane.
+        certified: dict[tuple[_Lane, Evaluation], int] = {}
+        compared: dict[tuple[int, Retraining, Evaluation, int], int] = {}
+        forgotten: list[ForgetLane] = []
 
-        forgotten, settings_of, fractions_of, whose = [], [], [], []
+        def certificate_of(lane: _Lane, evaluate: Evaluation) -> int:
+            return certified.setdefault((lane, evaluate), len(certified))
+
+        trials: list[_Trial] = []
         for number, place in owners:
-            family = self.families[number]
-            branch = family.branches[place]
+            branch = self.families[number].branches[place]
             first, again = STARTS[branch.retrain.init]
             trained = _Lane(number, ORIGINAL, _NOTHING)
-            for forget, each_fraction in branch.pairs:
-                for index in forget:
-                    retrained = _Lane(number, first, index)
-                    forgotten.append(
-                        _Forgotten(
-                            problem=self.problem_of[number],
-                            trained=place_of[trained],
-                            original=places[certificate_of[number, place, trained]],
-                            retrained=place_of[retrained],
-                            reference=places[certificate_of[number, place, retrained]],
-                            start=first,
-                            again=place_of[_Lane(number, again, index)],
-                            forget=index,
+            for indices, fractions in branch.pairs:
+                for index in indices:
+                    forget = self.forget(number, branch.forget, index)
+                    retrained = _Lane(number, first, forget)
+                    key = number, branch.retrain, branch.evaluate, forget
+                    if key not in compared:
+                        compared[key] = len(forgotten)
+                        forgotten.append(
+                            ForgetLane(
+                                problem=self.problem_of[number],
+                                trained=place_of[trained],
+                                original=certificate_of(trained, branch.evaluate),
+                                retrained=place_of[retrained],
+                                reference=certificate_of(retrained, branch.evaluate),
+                                again=place_of[_Lane(number, again, forget)],
+                                forget=forget,
+                            )
                         )
-                    )
-                    settings_of.append(_settings(family.train, branch.evaluate))
-                    fractions_of.append(each_fraction)
-                    whose.append((number, place))
-        common = (self.problems, models, certificates)
-        lanes = _Forgotten(*map(np.asarray, zip(*forgotten, strict=True)))
-        compared, compared_places = run_lanes(
-            _compare, setup, lanes, common, self.pairs, self.batch_pairs
-        )
-        # From here on a lane for each step fraction.
-        source = np.repeat(np.arange(len(forgotten)), [len(f) for f in fractions_of])
-        fractions = np.concatenate([np.asarray(f, np.float64) for f in fractions_of])
-        each, settings = _at((lanes, self.cast(_stack(settings_of))), source)
-        unlearned, unlearned_places = run_lanes(
-            _unlearn,
+                    trials += [
+                        _Trial(number, place, index, compared[key], fraction)
+                        for fraction in fractions
+                    ]
+
+        def settings_of(number: int, evaluate: Evaluation) -> Settings:
+            return _settings(self.families[number].train, evaluate)
+
+        lanes = [
+            (self.problem_of[lane.family], place_of[lane], lane.forget) for lane, _ in certified
+        ]
+        problem, model, left_out = map(np.asarray, zip(*lanes, strict=True))
+        settings = _stack([settings_of(lane.family, evaluate) for lane, evaluate in certified])
+        certificates, places = run_lanes(
+            stages.certify,
             setup,
-            (each, settings, self.cast(fractions)),
-            common,
+            CertifyLane(problem, model, left_out, self.cast(settings)),
+            (self.problems, models, orders),
             weight,
             self.batch_pairs,
         )
-        compared, unlearned = jax.device_get((compared, unlearned))
-        columns = {name: column[compared_places][source] for name, column in compared.items()}
-        columns |= {name: column[unlearned_places] for name, column in unlearned.items()}
+        common = (self.problems, models, certificates, orders)
+        sets = ForgetLane(*map(np.asarray, zip(*forgotten, strict=True)))
+        sets = sets._replace(original=places[sets.original], reference=places[sets.reference])
+        settings = self.cast(_stack([settings_of(key[0], key[2]) for key in compared]))
+        columns, compared_places = run_lanes(
+            stages.compare, setup, (sets, settings), common, self.pairs, self.batch_pairs
+        )
+
+        source = np.asarray([trial.compared for trial in trials])
+        each, settings = at((sets, settings), source)
+        methods = [self.families[t.family].branches[t.branch].unlearn for t in trials]
+        efforts = self.cast(
+            _stack(
+                [
+                    _effort(self.families[trial.family].train, method, trial.step_fraction)
+                    for trial, method in zip(trials, methods, strict=True)
+                ]
+            )
+        )
+        unlearned, unlearned_places = self.unlearn(
+            setup, [method.method for method in methods], (each, settings, efforts), common
+        )
+        judged, judged_places = run_lanes(
+            stages.judge,
+            setup,
+            JudgeLane(
+                each,
+                settings,
+                unlearned_places,
+                efforts.step_fraction,
+                np.asarray([method.method == "ascent" for method in methods]),
+            ),
+            (*common, unlearned),
+            weight,
+            self.batch_pairs,
+        )
+        columns, judged = jax.device_get((columns, judged))
+        columns = {name: column[compared_places][source] for name, column in columns.items()}
+        columns |= {name: column[judged_places] for name, column in judged.items()}
+        kept = None
+        if keep_weights:
+            weights, u = jax.device_get((unlearned.weights, self.problems.u))
+            kept = [
+                weights[place][u[self.problem_of[trial.family]] != 0]
+                for place, trial in zip(unlearned_places, trials, strict=True)
+            ]
         return Results(
             columns=columns,
-            owner=np.asarray(whose)[source],
-            forget_index=each.forget,
-            step_fraction=fractions,
+            owner=np.asarray([(trial.family, trial.branch) for trial in trials]),
+            number=np.asarray([trial.number for trial in trials]),
+            step_fraction=np.asarray([trial.step_fraction for trial in trials]),
+            forgotten=[_listed(self.orders[place]) for place in each.forget.tolist()],
             utilisation=np.nan,
+            unlearned=kept,
         )
+
+    def unlearn(
+        self, setup: Setup, methods: Sequence[str], lanes: Any, common: Any
+    ) -> tuple[Any, np.ndarray]:
+        """Unlearn each lane by its method, a program for each: the unlearned models, and where each
+        lane's is.
+        """
+        places = np.empty(len(methods), np.int64)
+        found, count = [], 0
+        for method in dict.fromkeys(methods):
+            chosen = np.flatnonzero([other == method for other in methods])
+            part, where = run_lanes(
+                stages.unlearn,
+                (setup, method),
+                at(lanes, chosen),
+                common,
+                self.pairs,
+                self.batch_pairs,
+            )
+            places[chosen] = count + where
+            count += len(part.gradients)
+            found.append(part)
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+        return grow_to_capacity(together, ("unlearned", self.program)), places
+
+
+class _Trial(NamedTuple):
+    """Numbers of a trial's family, its branch, what it forgets and its comparison; and its step."""
+
+    family: int
+    branch: int
+    number: int
+    compared: int
+    step_fraction: float
+
+
+def _effort(train: Training, method: Any, step_fraction: float) -> Effort:
+    rate = getattr(method, "learning_rate", None)
+    return Effort(
+        step_fraction=np.asarray(step_fraction, np.float64),
+        steps=np.asarray(getattr(method, "steps", 1)),
+        step_size=np.asarray(train.step_size if rate is None else rate, np.float64),
+    )

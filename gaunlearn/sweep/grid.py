@@ -16,7 +16,8 @@ from gaunlearn.sweep.axes import Axis, is_hashable, is_number
 from gaunlearn.sweep.expressions import Expression, ExpressionError
 from gaunlearn.sweep.sections import (
     CHOICES,
-    KINDS,
+    DEFAULT_KIND,
+    KIND_KEY,
     SECTIONS,
     Computing,
     Evaluation,
@@ -26,20 +27,24 @@ from gaunlearn.sweep.sections import (
     Training,
 )
 
-__all__ = ["FORGET", "SEED", "STEP", "Cell", "Grid", "Name"]
+__all__ = ["FORGET", "INNER", "SEED", "STEP", "Cell", "Grid", "Name"]
 
 Name = tuple[str, str]
 
 SEED, FORGET, STEP = ("sweep", "seed"), ("forget", "index"), ("unlearn", "step_fraction")
+# What tells trials of one cell apart: no parameters of a section. FORGET is the sample's index, or
+# the number of a draw.
+INNER = (SEED, FORGET, STEP)
 
 
 class Cell(NamedTuple):
     """One combination of axis values.
 
     Attributes:
-        data, model, train, retrain, evaluate, compute: its sections.
+        data, model, train, retrain, evaluate, compute, forget, unlearn: its sections.
         seeds, step_fractions: every combination is a trial.
-        forget_indices: likewise; ``None`` forgets each sample in turn.
+        forget_indices: likewise, the forgotten sample or the number of a draw; ``None`` forgets
+            each sample in turn.
     """
 
     data: Any
@@ -48,6 +53,8 @@ class Cell(NamedTuple):
     retrain: Retraining
     evaluate: Evaluation
     compute: Computing
+    forget: Any
+    unlearn: Any
     seeds: tuple[int, ...]
     forget_indices: tuple[int, ...] | None
     step_fractions: tuple[float, ...]
@@ -163,14 +170,17 @@ class Grid:
         }
 
     def _class(self, section: str, values: Mapping[Name, Any]) -> type[Section]:
-        return SECTIONS[section][values[section, "kind"] if section in KINDS else ""]
+        kinds = SECTIONS[section]
+        if section not in KIND_KEY:
+            return kinds[""]
+        return kinds[values.get((section, KIND_KEY[section]), DEFAULT_KIND.get(section))]
 
     def _field(self, name: Name, values: Mapping[Name, Any]) -> Any:
         """Pydantic's field; None where the section's kind has no such parameter."""
         return self._class(name[0], values).model_fields.get(name[1])
 
     def _exists(self, name: Name, values: Mapping[Name, Any]) -> bool:
-        return name[0] not in SECTIONS or self._field(name, values) is not None
+        return name in INNER or self._field(name, values) is not None
 
     def _value(self, name: Name, values: Mapping[Name, Any], where: str) -> Any:
         """A parameter's value, or its default where none is given.
@@ -179,7 +189,7 @@ class Grid:
             SpecError: it has none here, for instance because its section is of another kind.
         """
         value = values.get(name)
-        if name[0] in SECTIONS:
+        if name not in INNER:
             field = self._field(name, values)
             if field is None:
                 value = None
@@ -212,7 +222,7 @@ class Grid:
             if not is_number(value):
                 self.fail(where, f"gives {value!r}, which is no finite number")
             whole = name == FORGET
-            if name[0] in SECTIONS:
+            if name not in INNER:
                 whole = self._field(name, given).annotation is int
             if whole and value != int(value):
                 self.fail(

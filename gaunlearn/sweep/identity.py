@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaunlearn.data.real import load_npz
-from gaunlearn.sweep.sections import FileData, Section
+from gaunlearn.sweep.sections import SECTIONS, FileData, Section
 
 __all__ = [
     "content_digest",
     "digest",
+    "forget_name",
     "key_words",
     "section_digest",
     "training_digest",
@@ -60,10 +61,17 @@ def section_digest(section: Section, directory: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def content_digest(sections: tuple[Section, ...], directory: Path) -> str:
-    """Of all of a trial but seed, forgotten sample and step: data, model, train, retrain, evaluate
-    and compute, in this order.
+    """Of all of a trial but seed, forgotten sample and step.
+
+    Args:
+        sections: in the order of ``sections.SECTIONS``. One that has its default values only is
+            left out, so that a section added later changes no existing trial.
     """
-    each = [section_digest(section, directory) for section in sections]
+    each = {
+        name: section_digest(section, directory)
+        for name, section in zip(SECTIONS, sections, strict=True)
+        if section.model_dump(exclude_defaults=True)
+    }
     return digest({"generation": _GENERATION, "sections": each})
 
 
@@ -74,10 +82,15 @@ def training_digest(sections: tuple[Section, ...], directory: Path) -> str:
     return digest([_GENERATION, [section_digest(section, directory) for section in sections]])
 
 
-def trial_id(content: str, seed: int, forget_index: int, step_fraction: float) -> str:
-    """The name of one trial of the ``content_digest``."""
-    place = struct.pack("<qqd", seed, forget_index, step_fraction)
+def trial_id(content: str, seed: int, number: int, step_fraction: float) -> str:
+    """The name of one trial of the ``content_digest``; the number is of a sample or draw."""
+    place = struct.pack("<qqd", seed, number, step_fraction)
     return hashlib.blake2b(content.encode() + place, digest_size=16).hexdigest()
+
+
+def forget_name(rule: Section, number: int) -> str:
+    """What is forgotten, as JSON: a [forget] section and the number of a sample or draw."""
+    return json.dumps(rule.model_dump(mode="json") | {"number": number}, sort_keys=True)
 
 
 def key_words(purpose: str, content: str, seed: int) -> NDArray[np.uint32]:

@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 __all__ = [
     "forget_capacities",
+    "grow_to_capacity",
     "map_lanes",
     "pad_to_capacity",
     "run_in_rounds",
@@ -129,6 +130,13 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     count = jax.tree.leaves(tree)[0].shape[0]
     source = np.minimum(np.arange(_capacity(key, count)), count - 1)
     return _take(tree, source)
+
+
+def grow_to_capacity(tree: Any, key: Any) -> Any:
+    """``pad_to_capacity`` of what is on the devices already."""
+    count = jax.tree.leaves(tree)[0].shape[0]
+    places = jnp.minimum(jnp.arange(_capacity(key, count)), count - 1)
+    return _take(tree, places)
 
 
 def forget_capacities() -> None:

@@ -20,10 +20,10 @@ from gaunlearn.sweep.problems import data_size, model_of, size_of
 from gaunlearn.sweep.sections import (
     Computing,
     Evaluation,
+    ForgetRanked,
     IsotropicData,
     MixtureData,
     Retraining,
-    Section,
     Training,
 )
 from gaunlearn.sweep.shapes import (
@@ -33,6 +33,7 @@ from gaunlearn.sweep.shapes import (
     lane_bytes,
     problem_bytes,
     step_seconds,
+    weight_bytes,
 )
 from gaunlearn.sweep.spec import Sweep
 from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
@@ -75,15 +76,19 @@ Pairs = tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
 
 
 class Branch(NamedTuple):
-    """What is done with a training: one way of retraining and evaluating it.
+    """What is done with a training: one way of choosing what to forget, of unlearning, retraining
+    and evaluating.
 
     Attributes:
-        retrain, evaluate: its sections.
-        pairs: products of forgotten samples and step fractions; none of a pair occurs twice.
+        retrain, evaluate, forget, unlearn: its sections.
+        pairs: products of what is forgotten (samples, or numbers of draws) and step fractions;
+            none of a pair occurs twice.
     """
 
     retrain: Retraining
     evaluate: Evaluation
+    forget: Any
+    unlearn: Any
     pairs: Pairs
 
     @property
@@ -99,7 +104,7 @@ class Family(NamedTuple):
         data, model, train, compute: its sections.
         judge: how certificates are computed during training, if that may end it.
         seed: of data and initial weights.
-        branches: differ in [retrain] or [evaluate].
+        branches: differ in [retrain], [evaluate], [forget] or [unlearn].
     """
 
     data: Any
@@ -115,10 +120,10 @@ class Family(NamedTuple):
         """How many rows it has."""
         return sum(branch.trials for branch in self.branches)
 
-    def retrainings(self) -> set[tuple[int, int]]:
-        """(forgotten sample, initialisation) of each retraining."""
+    def retrainings(self) -> set[tuple[Any, int, int]]:
+        """(rule, forgotten sample or draw, initialisation) of each retraining."""
         return {
-            (index, start)
+            (branch.forget, index, start)
             for branch in self.branches
             for start in STARTS[branch.retrain.init]
             for forget, _ in branch.pairs
@@ -128,13 +133,18 @@ class Family(NamedTuple):
     def steps(self) -> float:
         """Its cost in training steps, if none ends early."""
         trainings = 1 + len(self.retrainings())
-        return trainings * (self.train.max_steps + _TRAINING_EXTRA) + self.trials * _EVALUATION
+        unlearning = sum(
+            branch.trials * (_EVALUATION + getattr(branch.unlearn, "steps", 0))
+            for branch in self.branches
+        )
+        return trainings * (self.train.max_steps + _TRAINING_EXTRA) + unlearning
 
     def contents(self, directory: Path) -> tuple[str, ...]:
         """``identity.content_digest`` of each branch."""
+        first = (self.data, self.model, self.train)
         return tuple(
             content_digest(
-                (self.data, self.model, self.train, b.retrain, b.evaluate, self.compute), directory
+                (*first, b.retrain, b.evaluate, self.compute, b.forget, b.unlearn), directory
             )
             for b in self.branches
         )
@@ -261,7 +271,9 @@ def _pairs_of(cells: Iterable[Cell], m: int) -> Pairs:
     """Forgotten samples and step fractions of cells that differ in nothing else, none twice."""
     steps_of: dict[int, dict[float, None]] = {}
     for cell in cells:
-        indices = range(m) if cell.forget_indices is None else cell.forget_indices
+        indices: Iterable[int] = range(m) if cell.forget_indices is None else cell.forget_indices
+        if isinstance(cell.forget, ForgetRanked):
+            indices = (0,)  # it has no draws
         for index in indices:
             steps_of.setdefault(index, {}).update(dict.fromkeys(cell.step_fractions))
     together: dict[tuple[float, ...], list[int]] = {}
@@ -278,14 +290,12 @@ def _families(cells: list[Cell], directory: Path) -> Iterator[Family]:
     shared: tuple[Branch, ...] | None = None
     for seed in dict.fromkeys(seed for cell in cells for seed in cell.seeds):
         if shared is None or several_seeds:
-            groups: dict[tuple[Section, Section], list[Cell]] = {}
+            groups: dict[tuple[Retraining, Evaluation, Any, Any], list[Cell]] = {}
             for cell in cells:
                 if not several_seeds or seed in cell.seeds:
-                    groups.setdefault((cell.retrain, cell.evaluate), []).append(cell)
-            shared = tuple(
-                Branch(*key, _pairs_of(members, m))  # type: ignore[arg-type]
-                for key, members in groups.items()
-            )
+                    key = cell.retrain, cell.evaluate, cell.forget, cell.unlearn
+                    groups.setdefault(key, []).append(cell)
+            shared = tuple(Branch(*key, _pairs_of(members, m)) for key, members in groups.items())
         yield Family(first.data, first.model, first.train, first.compute, first.judge, seed, shared)
 
 
@@ -306,8 +316,8 @@ def survey(sweep: Sweep) -> Survey:
             sizes = demand.setdefault(program.kind, {})
             sizes[size] = sizes.get(size, 0.0) + steps
             ways = found.ways.setdefault(program.kind, {})
-            for _, evaluate, _ in family.branches:
-                way = evaluate.kinks, len(evaluate.kink_tol)
+            for branch in family.branches:
+                way = branch.evaluate.kinks, len(branch.evaluate.kink_tol)
                 ways.setdefault(way, set()).add(size)
             if same:
                 break
@@ -373,7 +383,7 @@ class Load(NamedTuple):
 
     def memory(self, program: Program) -> float:
         """Bytes that are kept on the devices while it runs, batches apart."""
-        kept = self.lanes * lane_bytes(program.room)
+        kept = self.lanes * lane_bytes(program.room) + self.rows * weight_bytes(program.room)
         # Arrays have room for a power of two of each.
         return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test))
 
@@ -399,26 +409,32 @@ class Limits(NamedTuple):
 
 
 def _halves(family: Family) -> list[Family]:
-    """A family as two with half its forgotten samples each; itself if it has only one."""
-    indices = sorted({index for index, _ in family.retrainings()})
-    if len(indices) < 2:
+    """A family as two with half its retrainings each; itself if it has only one."""
+    sets = sorted({(str(rule), index) for rule, index, _ in family.retrainings()})
+    if len(sets) < 2:
         return [family]
-    first = set(indices[: len(indices) // 2])
+    first = set(sets[: len(sets) // 2])
 
-    def part(chosen: Callable[[int], bool]) -> Family:
+    def part(in_first: bool) -> Family:
         branches = [
             branch._replace(
                 pairs=tuple(
                     (kept, steps)
                     for forget, steps in branch.pairs
-                    if (kept := tuple(index for index in forget if chosen(index)))
+                    if (
+                        kept := tuple(
+                            index
+                            for index in forget
+                            if ((str(branch.forget), index) in first) == in_first
+                        )
+                    )
                 )
             )
             for branch in family.branches
         ]
         return family._replace(branches=tuple(branch for branch in branches if branch.pairs))
 
-    return [part(lambda index: index in first), part(lambda index: index not in first)]
+    return [part(True), part(False)]
 
 
 def _pieces(program: Program, family: Family, limits: Limits) -> Iterator[Family]:

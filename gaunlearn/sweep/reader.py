@@ -10,7 +10,13 @@ from typing import Any, NoReturn
 from gaunlearn.sweep.axes import MOST_POINTS, Axis, Design, Interval, fill, is_hashable, read_value
 from gaunlearn.sweep.expressions import Expression, ExpressionError, parse
 from gaunlearn.sweep.grid import FORGET, SEED, STEP, Grid, Name
-from gaunlearn.sweep.sections import KINDS, LIST_VALUED, SECTIONS, SpecError
+from gaunlearn.sweep.sections import (
+    DEFAULT_KIND,
+    KIND_KEY,
+    LIST_VALUED,
+    SECTIONS,
+    SpecError,
+)
 
 __all__ = ["read_grid"]
 
@@ -18,11 +24,12 @@ __all__ = ["read_grid"]
 _SHORT = {"seed": SEED, "forget_index": FORGET, "step_fraction": STEP}
 _TOP_LEVEL = {
     "sweep": ("name", "seeds", "zip", "design", "filter"),
-    "forget": ("index",),
+    "forget": ("index", "draws"),
     "unlearn": ("step_fraction",),
     "store": ("weights",),
 }
 _MOST_SEEDS = 10**7
+_DRAWN = ("random", "class")
 _DESIGN = ("kind", "count", "seed")
 
 
@@ -72,31 +79,49 @@ class _Reader:
         for other in self.content:
             if other not in sections:
                 self.unknown(other, other, sections)
-        if section not in KINDS:
+        if section not in KIND_KEY:
             return [""]
-        known = SECTIONS[section]
-        if section not in self.content:
-            self.fail(section, f"missing; give [{section}] with kind = one of {', '.join(known)}")
-        given: Any = self.table(section).get("kind")
+        known, key = SECTIONS[section], KIND_KEY[section]
+        if section not in self.content and section not in DEFAULT_KIND:
+            self.fail(section, f"missing; give [{section}] with {key} = one of {', '.join(known)}")
+        given: Any = self.table(section).get(key, DEFAULT_KIND.get(section))
         kinds: list[Any] = given if isinstance(given, list) and given else [given]
         for kind in kinds:
             if not isinstance(kind, str) or kind not in known:
                 got = "missing" if kind is None else repr(kind)
-                self.fail(f"{section}.kind", f"{got}; allowed are {', '.join(known)}")
+                self.fail(f"{section}.{key}", f"{got}; allowed are {', '.join(known)}")
         return kinds
 
     def sort_values(self) -> None:
         """Put every parameter's value where it belongs: lists, intervals or derived."""
         for section in [*_TOP_LEVEL, *SECTIONS]:
-            allowed = _TOP_LEVEL.get(section) or list(self.fields[section])
+            allowed = [*_TOP_LEVEL.get(section, ()), *self.fields.get(section, ())]
             for key in self.table(section):
                 if key not in allowed:
                     self.unknown(f"{section}.{key}", key, allowed)
         for section, fields in self.fields.items():
             for key, value in self.table(section).items():
-                self.sort((section, key), value, fields[key].annotation)
+                if key in fields:
+                    self.sort((section, key), value, fields[key].annotation)
         self.sort(STEP, self.table("unlearn").get("step_fraction", 1.0), float)
-        index = self.table("forget").get("index", "each")
+        self.sort_forgotten()
+        self.lists[SEED] = list(self.numbers("sweep.seeds", self.table("sweep").get("seeds", 1)))
+
+    def sort_forgotten(self) -> None:
+        """Which samples, or which draws of sets."""
+        table, rules = self.table("forget"), self.kinds["forget"]
+        if rules != ["index"]:
+            if "index" in rules:
+                self.fail("forget.rule", "'index' cannot be swept together with other rules")
+            if "index" in table:
+                self.fail("forget.index", "goes with rule = 'index' only; other rules have a size")
+            if "draws" in table and not set(_DRAWN) & set(rules):
+                self.fail("forget.draws", f"goes with the rules {' and '.join(_DRAWN)} only")
+            self.lists[FORGET] = list(self.numbers("forget.draws", table.get("draws", 1)))
+            return
+        if "draws" in table:
+            self.fail("forget.draws", f"goes with the rules {' and '.join(_DRAWN)} only")
+        index = table.get("index", "each")
         if index == "each":
             self.lists[FORGET] = [None]
         elif isinstance(index, str) and index.isidentifier():
@@ -105,7 +130,6 @@ class _Reader:
             )
         else:
             self.sort(FORGET, index, int)
-        self.lists[SEED] = list(self.seeds())
 
     def sort(self, name: Name, value: Any, kind: Any) -> None:
         try:
@@ -124,8 +148,8 @@ class _Reader:
         else:
             self.lists[name] = [tuple(v) if isinstance(v, list) else v for v in found]
 
-    def seeds(self) -> Sequence[int]:
-        value = self.table("sweep").get("seeds", 1)
+    def numbers(self, key: str, value: Any) -> Sequence[int]:
+        """Numbers that tell repetitions apart: so many, or these."""
         if type(value) is int and 1 <= value <= _MOST_SEEDS:
             return range(value)
         if not (
@@ -134,12 +158,13 @@ class _Reader:
             and all(type(v) is int and 0 <= v < 2**63 for v in value)
         ):
             self.fail(
-                f"sweep.seeds = {value!r}",
-                f"must be a count (1 to {_MOST_SEEDS}) or a list of seeds (0 to 2^63 - 1)",
+                f"{key} = {value!r}",
+                f"must be a count (1 to {_MOST_SEEDS}) or a list of {key.partition('.')[2]} "
+                "(0 to 2^63 - 1)",
             )
         if len(set(value)) < len(value):
             twice = next(v for place, v in enumerate(value) if v in value[:place])
-            self.fail("sweep.seeds", f"the value {twice!r} is given twice")
+            self.fail(key, f"the value {twice!r} is given twice")
         return value
 
     def filters(self) -> list[Expression]:

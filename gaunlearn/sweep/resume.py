@@ -10,17 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gaunlearn.sweep.identity import digest, trial_id
+from gaunlearn.sweep.identity import digest, forget_name, trial_id
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import STARTS, Branch, Family, Pairs
 from gaunlearn.sweep.rows import training_id
+from gaunlearn.sweep.sections import Section
 from gaunlearn.sweep.store import Claim, read_claims, select_rows
 from gaunlearn.trial import ORIGINAL
 
-__all__ = ["Finished", "Network", "claims_of", "reconcile", "trial_ids_of"]
+__all__ = ["Finished", "NetworkName", "claims_of", "reconcile", "trial_ids_of"]
 
 _Place = tuple[str, int]  # content digest and seed
-Network = tuple[str, int | None, int]  # training_id, forgotten sample, initialisation
+NetworkName = tuple[str, str | None, int]  # training_id, what is forgotten, initialisation
 
 
 def claims_of(family: Family, directory: Path) -> list[Claim]:
@@ -109,9 +110,10 @@ class _Asked(NamedTuple):
 
     pairs: Pairs
     training: str
+    forget: Section
     starts: tuple[int, int]
 
-    def with_networks(self, pairs: Pairs, stored: Collection[Network]) -> Pairs:
+    def with_networks(self, pairs: Pairs, stored: Collection[NetworkName]) -> Pairs:
         """Those of some products whose networks are stored."""
         if (self.training, None, ORIGINAL) not in stored:
             return ()
@@ -119,7 +121,8 @@ class _Asked(NamedTuple):
             index
             for forget, _ in pairs
             for index in forget
-            if all((self.training, index, start) in stored for start in self.starts)
+            for name in [forget_name(self.forget, index)]
+            if all((self.training, name, start) in stored for start in self.starts)
         }
         if all(complete.issuperset(forget) for forget, _ in pairs):
             return pairs
@@ -130,7 +133,9 @@ class _Asked(NamedTuple):
 
 def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, _Asked]:
     return {
-        (claim.content, claim.seed): _Asked(claim.pairs, training, STARTS[branch.retrain.init])
+        (claim.content, claim.seed): _Asked(
+            claim.pairs, training, branch.forget, STARTS[branch.retrain.init]
+        )
         for family in families
         for training in [training_id(family, directory)]
         for claim, branch in zip(claims_of(family, directory), family.branches, strict=True)
@@ -150,7 +155,7 @@ def reconcile(
     run: Place,
     families: Iterable[Family],
     directory: Path,
-    networks: Collection[Network] | None = None,
+    networks: Collection[NetworkName] | None = None,
     may_change: bool = True,
 ) -> tuple[Finished, dict[str, list[Claim]], bool]:
     """Make ``trials/`` hold trials of the sweep only, none twice.
@@ -197,7 +202,7 @@ def _claims_to_keep(
     claims: Sequence[Claim],
     wanted: Mapping[_Place, _Asked],
     finished: Finished,
-    networks: Collection[Network] | None,
+    networks: Collection[NetworkName] | None,
 ) -> list[Claim]:
     keep = []
     for claim in claims:

@@ -14,9 +14,16 @@ from gaunlearn.sweep.execute import Results
 from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import digest, training_digest, trial_id
 from gaunlearn.sweep.plan import Block, Branch, Family
-from gaunlearn.sweep.sections import KINDS, LIST_VALUED, SECTIONS, Section, column_name
+from gaunlearn.sweep.sections import (
+    KIND_KEY,
+    LIST_VALUED,
+    SECTIONS,
+    ForgetIndex,
+    Section,
+    column_name,
+)
 
-__all__ = ["Rows", "cell_of_row", "parameters_of", "rows_of", "training_id"]
+__all__ = ["Rows", "cell_of_row", "number_of_row", "parameters_of", "rows_of", "training_id"]
 
 
 class Rows(NamedTuple):
@@ -36,6 +43,8 @@ def parameters_of(family: Family, branch: Branch) -> dict[str, Any]:
         "retrain": branch.retrain,
         "evaluate": branch.evaluate,
         "compute": family.compute,
+        "forget": branch.forget,
+        "unlearn": branch.unlearn,
     }
     found = {}
     for name, section in sections.items():
@@ -68,11 +77,19 @@ def rows_of(block: Block, results: Results, directory: Path) -> Rows:
     trainings = np.asarray([training_id(family, directory) for family in block.families])
     columns: dict[str, Any] = dict(results.columns)
     for column in RESULTS:
-        if column.type == "string":
+        if column.name in columns and column.type == "string":
             columns[column.name] = np.asarray(STATUSES)[columns[column.name]]
+    by_index = np.asarray(
+        [
+            isinstance(block.families[number].branches[place].forget, ForgetIndex)
+            for number, place in branches
+        ]
+    )[owner]
     columns |= {
         "seed": seeds,
-        "forget_index": results.forget_index,
+        "forget_index": np.where(by_index, results.number, np.nan),
+        "forget_draw": np.where(by_index, np.nan, results.number),
+        "forgotten": [json.dumps(each) for each in results.forgotten],
         "step_fraction": results.step_fraction,
         "training_id": trainings[results.owner[:, 0]],
         "trial_id": [
@@ -80,7 +97,7 @@ def rows_of(block: Block, results: Results, directory: Path) -> Rows:
             for branch, seed, index, step in zip(
                 owner.tolist(),
                 seeds.tolist(),
-                results.forget_index.tolist(),
+                results.number.tolist(),
                 results.step_fraction.tolist(),
                 strict=True,
             )
@@ -93,6 +110,12 @@ def rows_of(block: Block, results: Results, directory: Path) -> Rows:
     return Rows(columns, parameters, owner)
 
 
+def number_of_row(row: Mapping[str, Any]) -> int:
+    """The number of the forgotten sample, or of the draw."""
+    index = row["forget_index"]
+    return int(row["forget_draw"] if index is None or math.isnan(index) else index)
+
+
 def cell_of_row(row: Mapping[str, Any]) -> Cell:
     """The trial that a row of a data set describes, as a cell with one trial.
 
@@ -101,9 +124,10 @@ def cell_of_row(row: Mapping[str, Any]) -> Cell:
     """
     built: dict[str, Any] = {}
     for name, kinds in SECTIONS.items():
-        kind = row[column_name(name, "kind")] if name in KINDS else ""
+        column = column_name(name, KIND_KEY[name]) if name in KIND_KEY else ""
+        kind = row[column] if column else ""
         if kind not in kinds:
-            raise ValueError(f"{name}_kind is {kind!r}, this version has {', '.join(kinds)}")
+            raise ValueError(f"{column} is {kind!r}, this version has {', '.join(kinds)}")
         cls = kinds[kind]
         values = {}
         for key, field in cls.model_fields.items():
@@ -117,6 +141,6 @@ def cell_of_row(row: Mapping[str, Any]) -> Cell:
     return Cell(
         **built,
         seeds=(int(row["seed"]),),
-        forget_indices=(int(row["forget_index"]),),
+        forget_indices=(number_of_row(row),),
         step_fractions=(float(row["step_fraction"]),),
     )

@@ -25,7 +25,7 @@ from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.execute import Results, run_block
-from gaunlearn.sweep.identity import digest
+from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.lock import locked
 from gaunlearn.sweep.place import Place, StorageError
@@ -39,7 +39,7 @@ from gaunlearn.sweep.plan import (
     split_block,
     survey,
 )
-from gaunlearn.sweep.resume import Network, claims_of, reconcile
+from gaunlearn.sweep.resume import NetworkName, claims_of, reconcile
 from gaunlearn.sweep.rows import rows_of, training_id
 from gaunlearn.sweep.sections import SpecError, column_name
 from gaunlearn.sweep.spec import Sweep
@@ -190,7 +190,7 @@ def run_sweep(
         place.make()
     except StorageError as error:
         raise SpecError(str(error)) from None
-    with locked(place.local, shard, digest(sweep.text)), deferred_interrupts() as check:
+    with locked(place.local, shard, digest(sweep.text)), _deferred_interrupts() as check:
 
         def tell(where: Progress) -> None:
             check()
@@ -210,7 +210,7 @@ def run_sweep(
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], None]]:
+def _deferred_interrupts() -> Iterator[Callable[[], None]]:
     """Let Ctrl-C set a flag, and raise KeyboardInterrupt where the yielded function is called in
     the main thread: thrown while JAX compiles it may be lost, or end the process with a crash.
     """
@@ -393,12 +393,16 @@ class _Runner:
             self.manifest_written = now
         self.tell("stored")
 
-    def store_networks(self, block: Block, results: Results, stored: set[Network]) -> None:
+    def store_networks(self, block: Block, results: Results, stored: set[NetworkName]) -> None:
         """Write those that are not stored yet: blocks may share trainings."""
         new = {}
-        for number, *network in results.networks or ():
-            weights = Weights(training_id(block.families[number], self.sweep.directory), *network)
-            name = weights.training_id, weights.forget_index, weights.start
+        for network in results.networks or ():
+            weights = Weights(
+                training_id(block.families[network.family], self.sweep.directory),
+                None if network.forget is None else forget_name(*network.forget),
+                *network[2:],
+            )
+            name = weights.training_id, weights.forget, weights.start
             if name not in stored:
                 new[name] = weights
         if new:

@@ -4,7 +4,7 @@ A section is validated by itself. How parameters become axes is ``axes``' busine
 is read ``spec``'s. Defaults are part of a trial's identity: a changed one makes other trials.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,18 +14,26 @@ from gaunlearn.training import OPTIMIZERS
 
 __all__ = [
     "CHOICES",
-    "KINDS",
+    "DEFAULT_KIND",
+    "KIND_KEY",
     "LIST_VALUED",
     "SECTIONS",
     "Computing",
+    "DescentMethod",
     "DigitsData",
     "Evaluation",
     "FileData",
+    "ForgetClass",
+    "ForgetDraw",
+    "ForgetIndex",
+    "ForgetRanked",
     "IsotropicData",
     "LeakyReluModel",
     "LinearModel",
     "MixtureData",
+    "OneShotMethod",
     "ReluModel",
+    "RepeatedMethod",
     "Retraining",
     "Section",
     "SpecError",
@@ -139,31 +147,94 @@ class Evaluation(Section):
     tau_budget: float = Field(default=TAU_BUDGET, ge=0)
 
 
+class ForgetIndex(Section):
+    """One sample, named by its index; a trial for each index."""
+
+    rule: Literal["index"] = "index"
+
+
+class ForgetDraw(Section):
+    """``size`` samples drawn at random; a trial for each draw. Larger sets contain smaller ones."""
+
+    rule: Literal["random"]
+    size: int = Field(ge=1)
+
+
+class ForgetClass(Section):
+    """``size`` samples drawn from those with one label, or all of them if there are fewer."""
+
+    rule: Literal["class"]
+    size: int = Field(ge=1)
+    label: Literal[1, -1] = 1
+
+
+class ForgetRanked(Section):
+    """The ``size`` samples that come first by a rule: those with the least or largest margins of
+    the trained model (the largest or least multipliers, if it is a limit), or with the largest or
+    least mean |cos| to the others.
+    """
+
+    rule: Literal["hardest", "easiest", "most_correlated", "least_correlated"]
+    size: int = Field(ge=1)
+
+
+class OneShotMethod(Section):
+    """A method of unlearning without parameters but ``step_fraction`` (see ``unlearning``)."""
+
+    method: Literal[
+        "ascent",
+        "identity",
+        "estimated_ascent",
+        "sequential_ascent",
+        "newton",
+        "corrected_ascent",
+        "limit_polishing",
+        "retraining",
+    ] = "ascent"
+
+
+class RepeatedMethod(Section):
+    """A method of ``steps`` steps."""
+
+    method: Literal["repeated_ascent"]
+    steps: int = Field(default=100, ge=1, le=10**9)
+
+
+class DescentMethod(Section):
+    """A method of ``steps`` steps of descent; their learning rate is training's step size, if it is
+    not given.
+    """
+
+    method: Literal["gradient_difference", "fine_tuning", "random_labels"]
+    steps: int = Field(default=100, ge=1, le=10**9)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+
 class Computing(Section):
     """How numbers are represented; data and initial weights are the same in either."""
 
     dtype: Literal["float64", "float32"] = "float64"
 
 
+def _kinds(*classes: type[Section], key: str) -> dict[str, type[Section]]:
+    """Each kind that a class has, by its name in the parameter ``key``."""
+    return {name: cls for cls in classes for name in get_args(cls.model_fields[key].annotation)}
+
+
 # Section -> kind -> class; sections without kinds have the one class "".
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": {
-        "gaussian_mixture": MixtureData,
-        "isotropic": IsotropicData,
-        "digits": DigitsData,
-        "file": FileData,
-    },
-    "model": {
-        "linear": LinearModel,
-        "two_layer_relu": ReluModel,
-        "two_layer_leaky_relu": LeakyReluModel,
-    },
+    "data": _kinds(MixtureData, IsotropicData, DigitsData, FileData, key="kind"),
+    "model": _kinds(LinearModel, ReluModel, LeakyReluModel, key="kind"),
     "train": {"": Training},
     "retrain": {"": Retraining},
     "evaluate": {"": Evaluation},
     "compute": {"": Computing},
+    "forget": _kinds(ForgetIndex, ForgetDraw, ForgetClass, ForgetRanked, key="rule"),
+    "unlearn": _kinds(OneShotMethod, RepeatedMethod, DescentMethod, key="method"),
 }
-KINDS = ("data", "model")
+# The parameter that names a section's kind, and the kind of what is not given.
+KIND_KEY = {"data": "kind", "model": "kind", "forget": "rule", "unlearn": "method"}
+DEFAULT_KIND = {"forget": "index", "unlearn": "ascent"}
 # Parameters whose single value is a list; an axis of them is a list of lists.
 LIST_VALUED = {"classes", "kink_tol"}
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "loss": tuple(LOSSES)}
@@ -173,4 +244,5 @@ def column_name(section: str, key: str) -> str:
     """The column of a parameter: its key, after the section where that alone says too little."""
     if key == "kink_tol":  # the result of that name is the tolerance that was chosen
         return "kink_tols"
-    return f"{section}_{key}" if key in {"kind", "init", "path", "end"} else key
+    short = {"kind", "init", "path", "end", "rule", "size", "label", "steps"}
+    return f"{section}_{key}" if key in short else key

@@ -17,6 +17,7 @@ __all__ = [
     "lane_bytes",
     "problem_bytes",
     "step_seconds",
+    "weight_bytes",
 ]
 
 # Compiling the stages of one shape, and one training step, on two cores of an x86-64 server in
@@ -48,10 +49,14 @@ class Size(NamedTuple):
     fresh_axes: int
 
 
+def weight_bytes(room: Size) -> int:
+    """Memory of one model."""
+    return 8 * room.neurons * (room.span + 3)
+
+
 def lane_bytes(room: Size) -> int:
     """Memory that the models and certificates of one training or retraining are kept in."""
-    weights = room.neurons * (room.span + 3)
-    return 8 * (5 * weights + 5 * room.neurons * room.samples)
+    return 5 * weight_bytes(room) + 8 * 5 * room.neurons * room.samples
 
 
 def problem_bytes(room: Size, n_test: int) -> int:

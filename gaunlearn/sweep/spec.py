@@ -16,10 +16,10 @@ import tomlkit
 from numpy.typing import NDArray
 
 from gaunlearn.data.real import digits, load_npz
-from gaunlearn.sweep.grid import Cell, Grid, Name
+from gaunlearn.sweep.grid import INNER, Cell, Grid, Name
 from gaunlearn.sweep.identity import training_digest
 from gaunlearn.sweep.reader import read_grid
-from gaunlearn.sweep.sections import SECTIONS, DigitsData, FileData, Section, SpecError
+from gaunlearn.sweep.sections import DigitsData, FileData, ForgetIndex, Section, SpecError
 
 __all__ = ["Sweep", "load_spec", "question_of"]
 
@@ -118,6 +118,10 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
             sizes[cell.data] = _read_data(grid, cell.data, directory)
         m = sizes[cell.data] if real else cell.data.m
         trainings += bytes.fromhex(training_digest(cell.training(), directory))
+        if not isinstance(cell.forget, ForgetIndex):
+            if cell.forget.size >= m:
+                grid.fail(f"forget.size = {cell.forget.size}", f"must leave one of the {m} samples")
+            continue
         bad = [i for i in cell.forget_indices or () if i >= m]
         if bad:
             grid.fail(
@@ -213,7 +217,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         question=_question(text),
         text=text,
         directory=path.parent,
-        swept=tuple(name for axis in grid.axes for name in axis.names if name[0] in SECTIONS),
+        swept=tuple(name for axis in grid.axes for name in axis.names if name not in INNER),
         keep_weights=keep_weights,
         grid=grid,
         kept=kept,

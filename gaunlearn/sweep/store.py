@@ -64,7 +64,12 @@ _ARROW = {
 _WEIGHTS = pa.schema(
     [
         pa.field("training_id", pa.string(), metadata={"meaning": "of the trials it belongs to"}),
-        pa.field("forget_index", pa.int32(), metadata={"meaning": "retrained without; null: none"}),
+        pa.field(
+            "forget",
+            pa.string(),
+            metadata={"meaning": "what it was retrained without, as JSON; null: trained on all"},
+        ),
+        pa.field("forgotten", pa.list_(pa.int32()), metadata={"meaning": "indices of that"}),
         pa.field("start", pa.int32(), metadata={"meaning": "number of the initialisation"}),
         pa.field("n", pa.int32(), metadata={"meaning": "neurons"}),
         pa.field("m", pa.int32(), metadata={"meaning": "samples"}),
@@ -75,7 +80,7 @@ _WEIGHTS = pa.schema(
     ]
 )
 # Which network a row of weights/ is.
-_NETWORK = ("training_id", "forget_index", "start")
+_NETWORK = ("training_id", "forget", "start")
 # Rows of a row group: large enough to scan fast, small enough to skip.
 ROW_GROUP = 65_536
 
@@ -90,7 +95,7 @@ class Claim(NamedTuple):
     Attributes:
         content: ``identity.content_digest`` of the branch.
         seed: of its family.
-        pairs: products of forgotten samples and step fractions.
+        pairs: products of forgotten samples (or numbers of draws) and step fractions.
     """
 
     content: str
@@ -107,7 +112,8 @@ class Weights(NamedTuple):
     """One trained or retrained network, in coordinates in which ``certify`` takes it."""
 
     training_id: str
-    forget_index: int | None
+    forget: str | None
+    forgotten: tuple[int, ...]
     start: int
     W: np.ndarray
     u: np.ndarray
@@ -152,7 +158,7 @@ class Run:
         return by_time[-1] if by_time else {}
 
     def to_arrow(self) -> pa.Table:
-        """All trials, sorted by swept parameters, seed, forgotten sample and step fraction.
+        """All trials, sorted by swept parameters, seed, what is forgotten and step fraction.
 
         Raises:
             RunError: a part cannot be read, or no trial has finished.
@@ -161,7 +167,8 @@ class Run:
         tables = [_read(parts, name) for name in self.parts()]
         if not tables:
             raise RunError(f"{self.path}: no trials have finished")
-        order = [*self.manifest.get("swept", ()), "seed", "forget_index", "step_fraction"]
+        inner = ("seed", "forget_index", "forget_draw", "step_fraction")
+        order = [*self.manifest.get("swept", ()), *inner]
         table = pa.concat_tables(tables)
         known = [name for name in order if name in table.column_names]
         # Equal keys (duplicates in no column) are told apart by name, so that order is the run's.
@@ -208,7 +215,8 @@ def _parquet_files(folder: Place) -> list[str]:
 def _network(row: Mapping[str, Any]) -> Weights:
     return Weights(
         row["training_id"],
-        row["forget_index"],
+        row["forget"],
+        tuple(row["forgotten"]),
         row["start"],
         np.asarray(row["weights"]).reshape(row["n"], -1),
         np.asarray(row["u"]),
@@ -308,7 +316,8 @@ def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
     rows = [
         {
             "training_id": network.training_id,
-            "forget_index": network.forget_index,
+            "forget": network.forget,
+            "forgotten": network.forgotten,
             "start": network.start,
             "n": len(network.W),
             "m": len(network.y),
@@ -323,13 +332,13 @@ def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
     (run / "weights").write(f"{key}.parquet", _to_bytes(table))
 
 
-def stored_networks(run: Place, set_damaged_aside: bool) -> set[tuple[str, int | None, int]]:
-    """(training_id, forget_index, start) of every network that is stored.
+def stored_networks(run: Place, set_damaged_aside: bool) -> set[tuple[str, str | None, int]]:
+    """(training_id, forget, start) of every network that is stored.
 
     Args:
         set_damaged_aside: move files that cannot be read to unused/, so that they are replaced.
     """
-    found: set[tuple[str, int | None, int]] = set()
+    found: set[tuple[str, str | None, int]] = set()
     folder = run / "weights"
     for name in _parquet_files(folder):
         try:

@@ -20,7 +20,7 @@ from gaunlearn import reference
 from gaunlearn.doctor import versions
 from gaunlearn.schema import RESULTS
 from gaunlearn.sweep import machine
-from gaunlearn.sweep.execute import Results, run_block
+from gaunlearn.sweep.execute import Network, Results, run_block
 from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import trial_id
 from gaunlearn.sweep.lanes import forget_capacities
@@ -36,6 +36,7 @@ from gaunlearn.sweep.plan import (
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
 from gaunlearn.sweep.store import Run, RunError, read_claims
+from gaunlearn.trial import ORIGINAL
 
 __all__ = ["Difference", "Verdict", "verify_run"]
 
@@ -226,48 +227,63 @@ def _by_reference(
 ) -> dict[str, dict[str, float]]:
     """epsilon, delta and tau of the trained, retrained and unlearned networks of a block."""
     networks = {
-        (family, index, start): (W, u, x, y)
-        for family, index, start, W, u, x, y in results.networks or ()
+        (network.family, network.forget, network.start): network
+        for network in results.networks or ()
     }
+    contents = [family.contents(directory) for family in block.families]
     found = {}
-    for number, family in enumerate(block.families):
-        for branch, content in zip(family.branches, family.contents(directory), strict=True):
+    each = zip(
+        results.owner.tolist(),
+        results.number.tolist(),
+        results.step_fraction.tolist(),
+        results.forgotten,
+        results.unlearned or (),
+        strict=True,
+    )
+    for (number, place), index, fraction, forgotten, unlearned in each:
+        family = block.families[number]
+        branch = family.branches[place]
+        name = trial_id(contents[number][place], family.seed, index, fraction)
+        if name in rows:
             first = STARTS[branch.retrain.init][0]
-            for forget, fractions in branch.pairs:
-                for index in forget:
-                    for fraction in fractions:
-                        name = trial_id(content, family.seed, index, fraction)
-                        if name in rows:
-                            # SciPy's solver may give up; such a trial has no reference.
-                            with suppress(RuntimeError):
-                                found[name] = _reference_of(
-                                    rows[name],
-                                    networks[number, None, 0],
-                                    networks[number, index, first],
-                                )
+            # SciPy's solver may give up; such a trial has no reference.
+            with suppress(RuntimeError):
+                found[name] = _reference_of(
+                    rows[name],
+                    networks[number, None, ORIGINAL],
+                    networks[number, (branch.forget, index), first],
+                    unlearned,
+                    forgotten,
+                )
     return found
 
 
 @np.errstate(all="ignore")  # weights that diverged overflow; they have no certificate
 def _reference_of(
-    row: Mapping[str, Any], trained: Sequence[Any], retrained: Sequence[Any]
+    row: Mapping[str, Any],
+    trained: Network,
+    retrained: Network,
+    unlearned: np.ndarray,
+    forgotten: Sequence[int],
 ) -> dict[str, float]:
-    W, u, x, y = (np.asarray(a, np.float64) for a in trained)
-    index, leak = int(row["forget_index"]), row["leak"]
+    """The theorem's step is taken by the reference; what other methods made is certified."""
+    W, u, x, y = (np.asarray(a, np.float64) for a in trained[4:])
+    leak = row["leak"]
     leak = 0.0 if leak is None or np.isnan(leak) else float(leak)
     out = None if row["model_kind"] == "linear" else u
     everything = np.ones(len(y), bool)
-    retain = everything & (np.arange(len(y)) != index)
+    retain = ~np.isin(np.arange(len(y)), forgotten)
     tols = json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None
+    ladder = tols
     if row["train_end"] == "limit" and tols is not None:
         tols = [1e-9]  # the limit is at its kinks
     budget = float(row["tau_budget"])
     nan = float("nan")
     found = dict.fromkeys(("epsilon_train", "delta_train", "epsilon", "delta", "tau"), nan)
     found |= dict.fromkeys(("epsilon_retrain", "delta_retrain"), nan)
-    if np.isfinite(retrained[0]).all():
+    if np.isfinite(retrained.W).all():
         again = reference.certify_best(
-            np.asarray(retrained[0], np.float64), out, x, y, retain, tols, budget, leak
+            np.asarray(retrained.W, np.float64), out, x, y, retain, tols, budget, leak
         )
         if again is not None:
             found |= {"epsilon_retrain": again.epsilon, "delta_retrain": again.delta}
@@ -277,12 +293,15 @@ def _reference_of(
     if original is None:
         return found
     found |= {"epsilon_train": original.epsilon, "delta_train": original.delta}
-    fraction = float(row["step_fraction"])
-    unlearned = reference.ascend(W, out, x, y, index, fraction, original.coefficients, leak)
-    tol = float(row["kink_tol"]) if row["kinks"] == "handled" else None
-    after = reference.certify(unlearned, out, x, y, retain, tol, leak)
-    if after is not None:
-        found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
+    weights = np.asarray(unlearned, np.float64)
+    if row["method"] == "ascent":
+        fraction = float(row["step_fraction"])
+        weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
+    tol = float(row["kink_tol"]) if ladder is not None else None
+    if np.isfinite(weights).all():
+        after = reference.certify(weights, out, x, y, retain, tol, leak)
+        if after is not None:
+            found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
     return found
 
 

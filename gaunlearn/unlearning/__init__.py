@@ -15,6 +15,7 @@ from gaunlearn.unlearning.ascent import (
     estimated_multipliers,
     identity,
     repeated_ascent,
+    sequential_ascent,
 )
 from gaunlearn.unlearning.descent import fine_tuning, gradient_difference, random_labels
 from gaunlearn.unlearning.references import limit_polishing, retraining
@@ -38,6 +39,7 @@ METHODS: dict[str, Method] = {
     "ascent": ascent,
     "estimated_ascent": estimated_ascent,
     "repeated_ascent": repeated_ascent,
+    "sequential_ascent": sequential_ascent,
     "gradient_difference": gradient_difference,
     "fine_tuning": fine_tuning,
     "random_labels": random_labels,

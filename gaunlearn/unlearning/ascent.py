@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.certificate import Certificate
+from gaunlearn.certificate import Certificate, certify
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
 from gaunlearn.training import margins
@@ -28,6 +28,7 @@ __all__ = [
     "estimated_multipliers",
     "identity",
     "repeated_ascent",
+    "sequential_ascent",
 ]
 
 
@@ -99,3 +100,24 @@ def repeated_ascent(model: Model, loss: Loss, situation: Situation, effort: Effo
     weights = jax.lax.fori_loop(0, effort.steps, step, s.weights)
     gradients = jnp.sum(s.present) + effort.steps * jnp.sum(s.forget)
     return Unlearned(weights, gradients.astype(s.scale.dtype))
+
+
+def sequential_ascent(model: Model, loss: Loss, situation: Situation, effort: Effort) -> Unlearned:
+    """The theorem's step for one sample of the forget set after the other, each with multipliers
+    of the model that the last one left, on the samples that were left. For one sample this is
+    ``ascent``.
+    """
+    del loss
+    s = situation
+
+    def step(number, weights):
+        left = s.present & ((s.order == 0) | (s.order >= number))
+        found = certify(model, weights, s.u, s.x, s.y, left, s.kink_tols, s.tau_budget)
+        least = jnp.min(jnp.where(left, margins(model, weights, s.u, s.x, s.y), jnp.inf))
+        scale = jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
+        direction = ascent_direction(found, s.u, s.x, s.y, s.order == number)
+        return weights - effort.step_fraction * scale * direction
+
+    requests = jnp.max(s.order)
+    weights = jax.lax.fori_loop(1, requests + 1, step, s.weights)
+    return Unlearned(weights, (requests * jnp.sum(s.present)).astype(s.scale.dtype))

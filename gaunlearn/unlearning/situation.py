@@ -38,9 +38,12 @@ class Situation(NamedTuple):
         certificate: of the trained model on all samples, normalised.
         u: output weights.
         x, y: samples; absent ones are zero.
-        forget, retain: the two parts of the training set.
+        order: forgotten samples are numbered from 1, in the order in which they are to be
+            forgotten; 0 for all others.
+        retain: the rest of the training set.
         retrained: the model retrained without the forget set.
         retraining_steps: what that took.
+        kink_tols, tau_budget: how certificates are computed (see ``certificate.certify``).
     """
 
     weights: Float[Array, "n r"]
@@ -49,10 +52,17 @@ class Situation(NamedTuple):
     u: Float[Array, " n"]
     x: Float[Array, "m r"]
     y: Float[Array, " m"]
-    forget: Bool[Array, " m"]
+    order: Int[Array, " m"]
     retain: Bool[Array, " m"]
     retrained: Float[Array, "n r"]
     retraining_steps: Int[Array, ""]
+    kink_tols: Float[Array, " l"]
+    tau_budget: Float[Array, ""]
+
+    @property
+    def forget(self) -> Bool[Array, " m"]:
+        """The forget set."""
+        return self.order > 0
 
     @property
     def present(self) -> Bool[Array, " m"]:

@@ -1,0 +1,117 @@
+"""The methods of a run against each other: quality against cost."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from gaunlearn.report.style import COLOURS, title_of
+
+__all__ = ["draw_methods"]
+
+# A method with several costs is a line of points.
+_DIALS = ("method", "unlearn_steps", "learning_rate")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
+_MOST_COLUMNS = 3
+# Rounding would flatten what is to be seen.
+_LEAST = 1e-10
+_ROWS = (
+    ("epsilon", "ε on the retain set"),
+    ("delta", "δ, complementarity"),
+    ("tau_retrain", "τ to the retrained model"),
+)
+
+
+def _at_full_dial(frame: pd.DataFrame) -> pd.DataFrame:
+    """Trials with step fraction 1, where the run has any: the methods as they are meant."""
+    meant = frame["step_fraction"] == 1.0
+    return frame[meant] if meant.any() else frame
+
+
+def _draw(ax: Axes, frame: pd.DataFrame, column: str, names: list[str]) -> None:
+    """Medians with their quartiles; a line joins the costs of one method."""
+    for place, name in enumerate(names):
+        mine = frame[frame["method"] == name]
+        dials = [dial for dial in _DIALS if dial in mine]
+        by_cost = mine.groupby(dials, dropna=False)
+        cost = by_cost["unlearn_gradients"].median()
+        order = np.argsort(cost.to_numpy())
+        low, mid, high = (
+            by_cost[column].quantile(q).clip(lower=_LEAST).to_numpy()[order]
+            for q in (0.25, 0.5, 0.75)
+        )
+        ax.errorbar(
+            cost.to_numpy()[order],
+            mid,
+            yerr=(mid - low, high - mid),
+            color=COLOURS[place % len(COLOURS)],
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=6,
+            linewidth=1.0,
+            elinewidth=0.9,
+            capsize=2,
+            label=name.replace("_", " "),
+            clip_on=False,
+        )
+
+
+def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
+    """Epsilon, delta and the distance to the retrained model against the gradients that a method
+    takes; a column for each combination of the other swept parameters.
+    """
+    frame = _at_full_dial(frame)
+    others = [name for name in manifest["swept"] if name in frame and name not in _DIALS]
+    groups = list(frame.groupby(others, sort=False, dropna=False)) if others else [((), frame)]
+    shown = groups[:_MOST_COLUMNS]
+    names = list(frame.groupby("method")["unlearn_gradients"].median().sort_values().index)
+    figure = Figure(figsize=(3.4 * len(shown) + 3.6, 8.2))
+    panels = figure.subplots(len(_ROWS), len(shown), sharex=True, sharey="row", squeeze=False)
+    for column, (values, group) in enumerate(shown):
+        for row, (name, _) in enumerate(_ROWS):
+            ax = panels[row][column]
+            _draw(ax, group, name, names)
+            ax.set_yscale("log")
+            ax.set_xscale("symlog", linthresh=1)
+            ax.yaxis.set_minor_formatter(NullFormatter())
+            if name == "tau_retrain":
+                floor = group["tau_retrain_floor"].median()
+                if floor > 0:
+                    ax.axhline(floor, color="#555555", linestyle="--", linewidth=1.0)
+                    ax.annotate(
+                        "two retrainings",
+                        (1, floor),
+                        xycoords=("axes fraction", "data"),
+                        xytext=(-2, 3),
+                        textcoords="offset points",
+                        ha="right",
+                        fontsize=7.5,
+                        color="#555555",
+                    )
+        told = [f"{n} {v}".replace("_", " ") for n, v in zip(others, values, strict=True)]
+        panels[0][column].set_title("\n".join(told), fontsize=9, loc="left")
+        panels[-1][column].set_xlabel("cost: gradients of single samples")
+    for row, (_, label) in enumerate(_ROWS):
+        panels[row][0].set_ylabel(label)
+    left = 0.9 / figure.get_figwidth()
+    right = 1 - 2.1 / figure.get_figwidth()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(right + 0.01, 0.87))
+    wrapped = textwrap.wrap(title_of(manifest), 24 * len(shown) + 30)
+    figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
+    note = f"{len(frame)} trials; medians and quartiles; smaller is better in all panels"
+    if (frame["epsilon"] < _LEAST).any():
+        note += f"; below {_LEAST:g} is drawn at {_LEAST:g}"
+    if len(groups) > len(shown):
+        note += f"; {len(groups) - len(shown)} more settings are not drawn"
+    without = int((~frame["separated"]).sum())
+    if without:
+        note += f"; {without} without a certificate"
+    figure.text(0.02, 0.01, note, fontsize=7.5, color="#666666")
+    top = 0.9 - 0.02 * max(0, len(others) - 1)
+    figure.subplots_adjust(left=left, right=right, bottom=0.08, top=top, hspace=0.12, wspace=0.1)
+    return figure

@@ -1,0 +1,185 @@
+"""What the stages do with their lanes on one device: functions for ``lanes.run_lanes``.
+
+What lanes share (problems, trained models, forget sets) comes once, as ``common``; a lane says by
+number what it needs of it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gaunlearn.sweep.lanes import map_lanes, run_in_rounds
+from gaunlearn.trial import (
+    Settings,
+    Setup,
+    certify_stage,
+    compare_stage,
+    descent_of,
+    finish_training,
+    judge_stage,
+    unlearn_stage,
+)
+
+__all__ = [
+    "CertifyLane",
+    "ForgetLane",
+    "JudgeLane",
+    "TrainLane",
+    "at",
+    "certify",
+    "compare",
+    "judge",
+    "train",
+    "unlearn",
+]
+
+
+def at(tree: Any, place: Any) -> Any:
+    """One entry, or some, of everything in a tree."""
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+class TrainLane(NamedTuple):
+    """A ``_Lane`` as numbers: of its problem and settings, its start, and what it forgets."""
+
+    problem: Any
+    settings: Any
+    start: Any
+    forget: Any
+
+
+def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any) -> Any:
+    """Descend on every lane, then solve for the limits."""
+    problems, settings, orders = common
+
+    def descent(lane):
+        problem = at(problems, lane.problem)
+        keep = problem.present & (orders[lane.forget] == 0)
+        return descent_of(setup, at(settings, lane.settings), problem, lane.start, keep)
+
+    states, places = run_in_rounds(
+        lanes,
+        count,
+        batch,
+        begin=lambda lane: descent(lane).begin(),
+        one_round=lambda lane, state: descent(lane).one_round(state),
+    )
+
+    def finish(pair):
+        lane, state = pair
+        problem = at(problems, lane.problem)
+        keep = problem.present & (orders[lane.forget] == 0)
+        return finish_training(setup, problem, lane.start, keep, descent(lane).result(state))
+
+    models = map_lanes(finish, (lanes, states), count, batch)
+    return models, jnp.full(lanes.problem.shape, places)
+
+
+class CertifyLane(NamedTuple):
+    """A model to be certified on what it was trained on."""
+
+    problem: Any
+    model: Any
+    forget: Any
+    settings: Any
+
+
+def certify(setup: Setup, batch: int, lanes: CertifyLane, count: Array, common: Any) -> Any:
+    """Certify models on what they were trained on."""
+    problems, models, orders = common
+
+    def one(lane):
+        problem = at(problems, lane.problem)
+        keep = problem.present & (orders[lane.forget] == 0)
+        return certify_stage(setup, lane.settings, problem, at(models, lane.model), keep)
+
+    return map_lanes(one, lanes, count, batch)
+
+
+class ForgetLane(NamedTuple):
+    """One forget set of a branch: numbers of the models and certificates it needs."""
+
+    problem: Any
+    trained: Any
+    original: Any
+    retrained: Any
+    reference: Any
+    again: Any
+    forget: Any
+
+
+def compare(setup: Setup, batch: int, lanes: Any, count: Array, common: Any) -> Any:
+    """Compare trained and retrained models; lanes are (``ForgetLane``, settings)."""
+    problems, models, certificates, orders = common
+
+    def one(lane):
+        forgotten, settings = lane
+        return compare_stage(
+            setup,
+            settings,
+            at(problems, forgotten.problem),
+            at(models, forgotten.trained),
+            at(certificates, forgotten.original),
+            at(models, forgotten.retrained),
+            at(certificates, forgotten.reference),
+            at(models, forgotten.again),
+            orders[forgotten.forget],
+        )
+
+    return map_lanes(one, lanes, count, batch)
+
+
+def unlearn(static: tuple[Setup, str], batch: int, lanes: Any, count: Array, common: Any) -> Any:
+    """Unlearn by one method; lanes are (``ForgetLane``, settings, effort)."""
+    problems, models, certificates, orders = common
+    setup, method = static
+
+    def one(lane):
+        forgotten, settings, effort = lane
+        return unlearn_stage(
+            setup,
+            method,
+            settings,
+            effort,
+            at(problems, forgotten.problem),
+            at(models, forgotten.trained),
+            at(certificates, forgotten.original),
+            at(models, forgotten.retrained),
+            orders[forgotten.forget],
+        )
+
+    return map_lanes(one, lanes, count, batch)
+
+
+class JudgeLane(NamedTuple):
+    """One trial: what it forgets, the number of its unlearned model, and what that is."""
+
+    forgotten: ForgetLane
+    settings: Settings
+    unlearned: Any
+    step_fraction: Any
+    is_ascent: Any
+
+
+def judge(setup: Setup, batch: int, lanes: JudgeLane, count: Array, common: Any) -> Any:
+    """Certify unlearned models and compare them with the others."""
+    problems, models, certificates, orders, unlearned = common
+
+    def one(lane):
+        return judge_stage(
+            setup,
+            lane.settings,
+            at(problems, lane.forgotten.problem),
+            at(models, lane.forgotten.trained),
+            at(certificates, lane.forgotten.original),
+            at(models, lane.forgotten.retrained),
+            at(certificates, lane.forgotten.reference),
+            orders[lane.forgotten.forget],
+            at(unlearned, lane.unlearned),
+            lane.step_fraction,
+            lane.is_ascent,
+        )
+
+    return map_lanes(one, lanes, count, batch)
