@@ -45,8 +45,9 @@ _SNAP_ERROR = 1e6
 
 # An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
 _EXACT_UNITS = 1e3
-# Curvature of so many units of rounding is none.
-_FLAT_UNITS = 100
+# Curvature of so many units of rounding is none, and so is a margin, relative to what the network's
+# norm allows.
+_FLAT_UNITS = _MARGIN_UNITS = 100
 
 
 class Certificate(NamedTuple):
@@ -59,7 +60,8 @@ class Certificate(NamedTuple):
         multipliers: dual variables lambda_i of W~, 0 outside the retain set.
         coefficients: c_ji = lambda_i times the Clarke derivative chosen for the pair.
         kink_pairs: retained pairs at a kink of W~.
-        separated: whether W~ has positive margins on the retain set; if not, all else is NaN.
+        separated: whether W~ has positive margins on the retain set, by more than rounding; if not,
+            all else is NaN.
         kink_tol: the tolerance that was used.
         gap: relative duality gap of the multipliers (see ``kkt.Multipliers``).
         weights: W~, normalised to least retained margin 1.
@@ -234,7 +236,10 @@ def _rung(
 
     margins = y * logits(model, z, u)
     least = jnp.min(jnp.where(retain, margins, jnp.inf))
-    separated = (least > 0) & jnp.isfinite(least) & ~snap_failed
+    # A margin of rounding separates nothing: its sign is chance.
+    noise = _MARGIN_UNITS * rounding * jnp.linalg.norm(snapped) * jnp.linalg.norm(u)
+    noise = noise * jnp.max(jnp.where(retain, lengths, 0.0))
+    separated = (least > noise) & jnp.isfinite(least) & ~snap_failed
     norm = jnp.where(separated, least, 1.0)
     theta = snapped / norm ** (1.0 / model.homogeneity)
     margins = margins / norm

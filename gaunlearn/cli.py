@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=_count, default=24, metavar="N", help="how many trials (24); 0 is all"
     )
     verify.add_argument(
+        "--directory",
+        type=Path,
+        help="where the specification's relative paths start, if it has moved since",
+    )
+    verify.add_argument(
         "--any-version", action="store_true", help="compare although this is another version"
     )
     commands.add_parser("doctor", help="check that JAX computes correctly here")
@@ -233,7 +238,7 @@ def _list(args: argparse.Namespace) -> int:
     if directory is None:
         beside = Path(__file__).resolve().parent.parent / "sweeps"
         directory = Path("sweeps") if Path("sweeps").is_dir() else beside
-    files = sorted(directory.glob("*.toml"))
+    files = sorted(path for path in directory.glob("*.toml") if path.is_file())
     if not files:
         print(f"gaunlearn: {directory}: holds no specifications (*.toml)", file=sys.stderr)
         return 2
@@ -256,7 +261,8 @@ def _difference(found) -> str:
     """One cell of the table of differences."""
     if found is None:
         return f"{'':>14}"
-    shown = "=" if found.bitwise else f"{found.relative:.0e}"
+    shown = f"{found.relative:.0e}" if found.relative else f"< {found.floor:.0e} abs."
+    shown = "=" if found.bitwise else shown
     return f"{'BROKEN ' * bool(found.broken) + shown:>14}"
 
 
@@ -272,14 +278,23 @@ def _verify(args: argparse.Namespace) -> int:
         sample=args.sample or None,
         commit=commit_of_code(),
         any_version=args.any_version,
+        directory=args.directory,
     )
     batch, alone, reference = verdict.trials
     print(f"{batch} trials in batches, {alone} of them alone, {reference} by NumPy and SciPy")
+    if verdict.ambiguous:
+        print(
+            f"{verdict.ambiguous} of them have multipliers that are not unique (samples depend on "
+            "each other): they are compared to 1e-3"
+        )
     if verdict.stored < verdict.planned:
         print(f"unfinished: {verdict.stored} of {verdict.planned} trials are stored")
     ways = ("in a batch", "alone", "NumPy")
     found = {(d.column, d.way): d for d in verdict.differences}
-    print("largest difference from what is stored, relative to the value; = is equal bit by bit")
+    print(
+        "largest difference from what is stored, relative to the value, or absolute where it is "
+        "too small to count; = is equal bit by bit"
+    )
     print(f"{'column':26}" + "".join(f"{way:>14}" for way in ways))
     for column in dict.fromkeys(d.column for d in verdict.differences):
         print(f"{column:26}" + "".join(_difference(found.get((column, way))) for way in ways))

@@ -19,16 +19,22 @@ Float = NDArray[np.float64]
 _MAX_GENERATORS = 5000
 # A generator that lowers the residual by less than this, relative to it, changes no digit.
 _LEAST_GAIN = 1e-11
+# Columns nearer to dependent than this leave their coefficients few digits; more columns than this
+# are not looked at.
+_LEAST_ANGLE, _MOST_COLUMNS = 1e-5, 1000
 
 
 class ReferenceCertificate(NamedTuple):
-    """epsilon, delta, tau; multipliers (m,) and coefficients (n, m) at the minimum."""
+    """epsilon, delta, tau; multipliers (m,) and coefficients (n, m) at the minimum; and whether
+    these, and so delta, are the only ones.
+    """
 
     epsilon: float
     delta: float
     tau: float
     multipliers: Float
     coefficients: Float
+    unique: bool
 
 
 def _project_rows(W: Float, x: Float, kink: NDArray[np.bool_]) -> Float:
@@ -76,7 +82,10 @@ def certify(
     slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
     q = y * (out @ (slope * z))
     least = q[retain].min()
-    if not least > 0:
+    largest = (
+        np.linalg.norm(snapped) * np.linalg.norm(out) * np.linalg.norm(x[retain], axis=1).max()
+    )
+    if not least > 100 * np.finfo(float).eps * largest:
         return None
     theta, q = snapped / least, q / least
     multipliers, coefficients = _smallest_residual(theta, out, x, y, slope, kink, retain, leak)
@@ -87,7 +96,34 @@ def certify(
         tau=float(0.5 * np.sum((_unit(W) - _unit(snapped)) ** 2)),
         multipliers=multipliers,
         coefficients=coefficients,
+        unique=_independent(out, x[retain], slope[:, retain], kink[:, retain]),
     )
+
+
+def _independent(u: Float, x: Float, slope: Float, kink: NDArray[np.bool_]) -> bool:
+    """Whether the gradients of all multipliers and kinks are linearly independent, well enough for
+    digits to mean something; False where that would take long to see.
+    """
+
+    def has_full_rank(columns: Float) -> bool:
+        if columns.shape[1] > columns.shape[0]:
+            return False
+        sizes = np.linalg.norm(columns, axis=0)
+        if not sizes.all():
+            return False
+        values = np.linalg.svd(columns / sizes, compute_uv=False)
+        return bool(values[-1] > _LEAST_ANGLE * values[0])
+
+    if has_full_rank(x.T):
+        return True  # then each neuron's coefficients are its own, whatever the kinks
+    pairs = np.argwhere(kink)
+    if len(x) + len(pairs) > _MOST_COLUMNS:
+        return False
+    columns = np.zeros((len(x) + len(pairs), *(len(u), x.shape[1])))
+    columns[: len(x)] = ((u[:, None] * np.where(kink, 0.0, slope)).T)[:, :, None] * x[:, None]
+    for place, (j, i) in enumerate(pairs):
+        columns[len(x) + place, j] = u[j] * x[i]
+    return has_full_rank(columns.reshape(len(columns), -1).T)
 
 
 def _smallest_residual(

@@ -128,7 +128,9 @@ PARAMETERS: tuple[Column, ...] = (
     Column("m", "int64", "training samples", "2 or more", "data_kind is file"),
     Column("d", "int64", "dimension of the samples", "1 or more", _OTHER),
     Column("alpha", "float64", "||mu|| = d^(-1/4 + alpha)", "0 to 1/4", _OTHER),
-    Column("n_test", "int64", "fresh samples", "0 or more", _OTHER),
+    Column(
+        "n_test", "int64", "fresh samples", "0 or more", f"all that there are are used, or {_OTHER}"
+    ),
     Column("classes", "string", "the two digits, as a JSON list", "two of 0 to 9", _OTHER),
     Column("data_path", "string", "the user's file, as the specification names it", "text", _OTHER),
     Column("model_kind", "string", "architecture", "a kind of [model]"),

@@ -307,3 +307,12 @@ def test_digits_are_what_their_docstring_says():
     np.testing.assert_allclose(everything.mean(0), 0, atol=1e-12)
     assert np.mean(np.sum(everything**2, 1)) == pytest.approx(1)
     assert set(data.y) == {1.0, -1.0}
+
+
+def test_a_margin_of_rounding_separates_nothing():
+    """The samples are opposite with one label: exact arithmetic gives margins of 0 or less."""
+    x = np.array([[0.1, 0.3], [-0.1, -0.3]])
+    W = np.array([0.3, -0.1])  # orthogonal but for rounding
+    assert abs(x @ W).max() < 1e-16
+    for y in ([1, 1], [-1, -1], [1, -1]):
+        assert not gaunlearn.certify(W, None, x, y, retain=[0]).separated

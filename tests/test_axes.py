@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from gaunlearn.sweep.axes import Design, Interval, fill, read_value
 from gaunlearn.sweep.expressions import ExpressionError, parse
 from gaunlearn.sweep.plan import families_of, survey
+from gaunlearn.sweep.problems import build_problems, forget_read
 from gaunlearn.sweep.sections import SpecError
+from gaunlearn.sweep.shapes import Size
 from gaunlearn.sweep.spec import load_spec
 
 BASE = """# Which?
@@ -444,3 +446,54 @@ def test_a_parameter_of_another_kind_has_no_value(load):
     assert len(cells(sweep)) == 2
     with pytest.raises(SpecError, match=r"train.target_epsilon has no value"):
         load('sweep.filter="target_epsilon >= 8"')
+
+
+def test_filters_come_before_values_are_looked_at(load):
+    """n = m - 10 is no number of neurons where m is 4: those are filtered out. A wrong value is
+    still told as such where a filter cannot be evaluated for it.
+    """
+    sweep = load("data.m=[4, 20]", 'model.n="m - 10"', 'sweep.filter="m > 10"')
+    assert [(c.data.m, c.model.n) for c in cells(sweep)] == [(20, 10)]
+    with pytest.raises(SpecError, match=r"data.m = \[5\]: must be a valid integer"):
+        load("data.m=[4, [5]]", 'sweep.filter="m > 3"')
+
+
+def test_filtered_seeds_are_left_out_family_by_family(load):
+    sweep = load("sweep.seeds=5", 'sweep.filter="seed != 3"', "unlearn.step_fraction=[0.5, 1.0]")
+    families = list(families_of(sweep))
+    assert [family.seed for family in families] == [0, 1, 2, 4]
+    assert {family.trials for family in families} == {4 * 2}
+    every = load("sweep.seeds=2", 'sweep.filter="seed + forget_index != 1"', "forget.index=[0, 1]")
+    got = {family.seed: family.branches[0].pairs for family in families_of(every)}
+    assert got == {0: (((0,), (1.0,)),), 1: (((1,), (1.0,)),)}
+
+
+def test_the_forgotten_index_may_be_derived(load):
+    assert {c.forget_indices for c in cells(load('forget.index="seed"'))} == {(0,), (1,)}
+
+
+def test_a_file_is_what_it_holds_when_a_specification_is_read(tmp_path):
+    """Two specifications in one process, the file changed in between; and during a run."""
+    path, file = tmp_path / "spec.toml", tmp_path / "mine.npz"
+    given = 'kind = "isotropic"\nm = 4\nd = 50'
+    path.write_text(BASE.replace(given, 'kind = "file"\npath = "mine.npz"'))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 6)), np.array([1.0, -1, 1, -1])
+    np.savez(file, x=x, y=y)
+    first = next(families_of(load_spec(path)))
+    before = first.contents(tmp_path)
+    np.savez(file, x=2 * x, y=y)
+    forget_read()
+    with pytest.raises(SpecError, match=r"mine.npz: has changed since the specification was read"):
+        build_problems([(first.data, first.model, 0)], Size(4, 8, 4, 0), tmp_path)
+    assert next(families_of(load_spec(path))).contents(tmp_path) != before
+
+
+def test_digits_of_several_sizes_share_a_program(load, tmp_path):
+    path = tmp_path / "digits.toml"
+    path.write_text(BASE.replace('kind = "isotropic"\nm = 4\nd = 50', 'kind = "digits"'))
+    sizes = "data.m={start = 5, stop = 50, count = 10}"
+    found = survey(load_spec(path, [sizes, "data.n_test=200"]))
+    assert (found.trainings, len(found.programs)) == (20, 1)
+    with pytest.raises(SpecError, match=r"m . n_test = 400: digits .* have 357 samples"):
+        load_spec(path, ["data.m=40", "data.n_test=360"])

@@ -253,7 +253,15 @@ def test_list_shows_questions(capsys):
     out = capsys.readouterr().out
     assert "step_size.toml" in out
     assert "How large must the gradient-ascent step be" in out
-    assert main(["list", "tests"]) == 0 or "holds no specifications" in capsys.readouterr().err
+
+
+def test_list_shows_what_is_no_text_as_well_as_it_can(tmp_path, capsys):
+    (tmp_path / "a.toml").write_bytes(b"# What is \xff?\n")
+    (tmp_path / "folder.toml").mkdir()
+    assert main(["list", str(tmp_path)]) == 0
+    assert "What is" in capsys.readouterr().out
+    assert main(["list", str(tmp_path / "folder.toml")]) == 2
+    assert "holds no specifications" in capsys.readouterr().err
 
 
 def test_target_epsilon_depends_on_how_it_is_judged(tmp_path):

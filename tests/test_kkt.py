@@ -181,3 +181,21 @@ def test_kernel_is_traced_once_for_one_shape():
         W, u, x, y, kink = network_at_kinks(np.random.default_rng(seed), 8, 5, 7, 2)
         counted(*kernel_inputs(W, u, x, y, (W @ x.T > 0) & ~kink, kink))
     assert len(traces) == 1
+
+
+def test_of_many_multipliers_those_of_least_norm_are_found_whatever_rounding_does():
+    """Linear model with every sample twice: half of each multiplier goes to either copy, and noise
+    of one unit of rounding changes no digit that counts.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 6)), np.array([1.0, -1, 1, -1])
+    lam = np.array([1.0, 2.0, 0.5, 3.0])
+    theta = (lam * y @ x + 0.1 * rng.normal(size=6))[None]
+    one = np.ones((1, 4))
+    single, _ = solved(theta, np.ones(1), x, y, one, np.zeros_like(one, bool))
+    twice, y2 = np.vstack([x, x]), np.append(y, y)
+    for _ in range(5):
+        noisy = theta * (1 + 2e-16 * rng.normal(size=theta.shape))
+        got, _ = solved(noisy, np.ones(1), twice, y2, np.ones((1, 8)), np.zeros((1, 8), bool))
+        halves = np.asarray(got.multipliers).reshape(2, 4)
+        np.testing.assert_allclose(halves, 0.5 * np.asarray(single.multipliers)[None], rtol=1e-9)

@@ -1,5 +1,6 @@
 """A run's directory: resume, crashes, full disks, locks, parts, weights and object stores."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cases import assert_same_rows
@@ -263,6 +265,7 @@ def test_object_stores_hold_runs_too(undisturbed, tmp_path):
     for _ in range(2):
         run = run_sweep(sweep, store, progress=lambda p: stages.append(p.stage))
     assert stages[-1] == "already finished"
+    assert str(run.path) == "mock://bucket/run"
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     shutil.copytree(undisturbed.path, tmp_path / "copy")
     (tmp_path / "copy" / "trials" / "notes.txt").write_text("a user's own")
@@ -370,3 +373,48 @@ def test_a_new_manifest_knows_how_the_parts_were_computed(undisturbed, tmp_path)
     (out / "run.json").unlink()
     again = gaunlearn.run(write(tmp_path, SPEC), out)
     assert again.manifest["provenance"] == undisturbed.manifest["provenance"]
+
+
+def test_a_damaged_part_of_a_shard_does_not_stop_the_others(undisturbed, tmp_path):
+    path, out = write(tmp_path, SPEC), tmp_path / "run"
+    first = gaunlearn.run(path, out, shard=(0, 3))
+    (part,) = (out / "trials").glob("*.parquet")
+    part.write_bytes(b"junk")
+    gaunlearn.run(path, out, shard=(1, 3))
+    gaunlearn.run(path, out, shard=(2, 3))
+    run = gaunlearn.run(path, out, shard=(0, 3))
+    assert first.manifest["trials"] == len(run.to_pandas())
+    assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
+
+
+def test_a_second_run_keeps_what_the_first_one_measured(undisturbed, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed.path, out)
+    busy = undisturbed.manifest["training_lanes_busy"]
+    assert 0 < busy <= 1
+    assert main(["run", str(write(tmp_path, SPEC)), "--out", str(out)]) == 0
+    assert gaunlearn.load(out).manifest["training_lanes_busy"] == busy
+    assert f"{100 * busy:.0f} % of the training batches' places" in capsys.readouterr().out
+
+
+def edited(undisturbed, out, column, values, swept=()):
+    """A copy of a run with other values in one column."""
+    shutil.copytree(undisturbed.path, out)
+    (part,) = (out / "trials").glob("*.parquet")
+    table = pq.read_table(part)
+    place = table.schema.get_field_index(column)
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.array(values(table), field.type)), part)
+    manifest = json.loads((out / "run.json").read_text()) | {"swept": list(swept)}
+    (out / "run.json").write_text(json.dumps(manifest))
+
+
+def test_the_summary_is_short_and_says_what_is_missing(undisturbed, tmp_path, capsys):
+    edited(undisturbed, tmp_path / "a", "tau_retrain", lambda table: [float("nan")] * len(table))
+    assert main(["report", str(tmp_path / "a")]) == 0
+    assert "smallest at nowhere" in capsys.readouterr().out
+    edited(undisturbed, tmp_path / "b", "d", lambda table: range(50, 50 + len(table)), ["d"])
+    assert main(["report", str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "and 24 more settings of d: see the data" in out
+    assert out.count("\n") < 80

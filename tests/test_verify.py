@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import SPEC, write
 
 import gaunlearn
 from gaunlearn.cli import main
+from gaunlearn.sweep.verify import _compare
 
 
 def test_verify_confirms_a_run(undisturbed, capsys):
@@ -97,15 +100,89 @@ def test_verify_says_that_a_run_is_unfinished(tmp_path, capsys):
     assert "unfinished: 12 of 36 trials are stored" in out
 
 
-@pytest.mark.parametrize("value", ["[1e-3, ", '"x"', "[-1.0]", "3"])
-def test_verify_names_the_trial_whose_parameters_are_junk(undisturbed, tmp_path, capsys, value):
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("kink_tols", "[1e-3, "),
+        ("kink_tols", '"x"'),
+        ("kink_tols", "[-1.0]"),
+        ("kink_tols", "3"),
+        ("alpha", 0.1),  # isotropic data have none
+        ("method", "asent"),
+    ],
+)
+def test_verify_names_the_trial_whose_parameters_are_junk(
+    undisturbed, tmp_path, capsys, column, value
+):
     shutil.copytree(undisturbed.path, tmp_path / "run")
     (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
     table = pq.read_table(part)
-    place = table.schema.get_field_index("kink_tols")
-    values = [value, *table["kink_tols"].to_pylist()[1:]]
-    pq.write_table(table.set_column(place, table.schema.field(place), [values]), part)
+    place = table.schema.get_field_index(column)
+    values = pa.array([value, *table[column].to_pylist()[1:]], table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), values), part)
     assert main(["verify", str(tmp_path / "run"), "--sample", "0"]) == 2
     err = capsys.readouterr().err
     assert f"trial {table['trial_id'][0].as_py()}: its parameters cannot be read" in err
     assert err.count("\n") == 1
+
+
+DEPENDENT = """
+[sweep]
+seeds = 2
+[data]
+kind = "file"
+path = "mine.npz"
+[model]
+kind = "two_layer_relu"
+n = 8
+init_scale = 0.3
+[train]
+max_steps = 300
+[evaluate]
+kink_tol = [0.0, 1e-2]
+[unlearn]
+step_fraction = [0.0, 1.0]
+"""
+
+
+def test_verify_confirms_samples_that_depend_on_each_other_wherever_they_lie(tmp_path, capsys):
+    """Duplicates leave multipliers a choice: it is told and no reason to say BROKEN. And a project
+    that was moved is verified from where it is now.
+    """
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 10)) / np.sqrt(10)
+    y = np.array([1.0, -1, 1, -1])
+    np.savez(old / "mine.npz", x=np.vstack([x, x[:2]]), y=np.append(y, y[:2]))
+    (old / "spec.toml").write_text(DEPENDENT)
+    gaunlearn.run(old / "spec.toml", old / "run")
+    assert main(["verify", str(old / "run"), "--sample", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "have multipliers that are not unique" in out
+    assert "the contract holds" in out
+    old.rename(new)
+    assert main(["verify", str(new / "run"), "--sample", "2"]) == 2
+    assert "mine.npz: no such file" in capsys.readouterr().err
+    moved = ["verify", str(new / "run"), "--sample", "2", "--directory", str(new)]
+    assert main(moved) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "change", "broken"),
+    [
+        ("float64", 1.0, 1e-10, False),
+        ("float64", 1.0, 1e-8, True),
+        ("float64", 1e-6, 1e-13, False),
+        ("float64", 1e-6, 1e-11, True),
+        ("float32", 1.0, 1e-4, False),
+        ("float32", 1.0, 1e-2, True),
+        ("float32", 1e-6, 9e-4, True),
+        ("float32", 1e-6, 1e-7, False),
+    ],
+)
+def test_small_values_are_held_to_their_own_size(dtype, value, change, broken):
+    """1e-9 in float64 and 1e-3 in float32, relative; rounding, absolute, is no difference."""
+    stored = {"a": {"dtype": dtype, "tau": value}}
+    (found,) = _compare("alone", stored, {"a": {"tau": value + change}}, 1e-9, frozenset())
+    assert bool(found.broken) == broken

@@ -11,14 +11,15 @@ from gaunlearn.types import Dataset
 __all__ = ["digits", "load_npz"]
 
 
-def digits(seed: int, m: int, classes: tuple[int, int]) -> Dataset:
+def digits(seed: int, m: int, classes: tuple[int, int], n_test: int | None = None) -> Dataset:
     """Two classes of scikit-learn's 8 x 8 digits; the first is +1.
 
     Both classes together are centred and scaled to unit mean square norm. ``seed`` draws m
-    training samples without replacement; all others are the test set.
+    training samples without replacement; the first ``n_test`` of the others are the test set, or
+    all of them.
 
     Raises:
-        ValueError: m leaves no test sample.
+        ValueError: m leaves no test sample, or fewer than ``n_test``.
     """
     from sklearn.datasets import load_digits
 
@@ -28,10 +29,12 @@ def digits(seed: int, m: int, classes: tuple[int, int]) -> Dataset:
     y = np.where(bunch.target[chosen] == classes[0], 1.0, -1.0)
     if not m < len(y):
         raise ValueError(f"m = {m}: digits {classes} have {len(y)} samples, m must be smaller")
+    if n_test is not None and m + n_test > len(y):
+        raise ValueError(f"m + n_test = {m + n_test}: digits {classes} have {len(y)} samples")
     x -= x.mean(axis=0)
     x /= np.sqrt((x**2).sum(axis=1).mean())
     order = np.random.default_rng(seed).permutation(len(y))
-    train, test = order[:m], order[m:]
+    train, test = order[:m], order[m:][:n_test]
     return Dataset(x[train], y[train], x[test], y[test])
 
 

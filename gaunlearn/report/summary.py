@@ -1,10 +1,15 @@
 """A run in a few plain lines for the terminal."""
 
+import itertools
+
 import pandas as pd
 
 from gaunlearn.sweep.store import Run
 
 __all__ = ["summarise"]
+
+# Lines that a reader still reads.
+_MOST_GROUPS = 12
 
 
 def summarise(run: Run) -> list[str]:
@@ -18,11 +23,17 @@ def summarise(run: Run) -> list[str]:
     total = run.manifest["trials"]
     lines = [f"{len(frame)} of {total} trials, {frame['seed'].nunique()} seeds"]
     swept = [name for name in run.manifest["swept"] if name in frame]
-    groups = frame.groupby(swept, sort=False, dropna=False) if swept else [((), frame)]
-    for values, group in groups:
+    groups = list(frame.groupby(swept, sort=False, dropna=False)) if swept else [((), frame)]
+    for values, group in itertools.islice(groups, _MOST_GROUPS):
         if swept:
             lines.append(", ".join(f"{n} = {v}" for n, v in zip(swept, values, strict=True)))
         lines += [f"  {line}" for line in _group(group)]
+    more = len(groups) - _MOST_GROUPS
+    if more > 0:
+        lines.append(f"and {more} more settings of {', '.join(swept)}: see the data")
+    busy = run.manifest.get("training_lanes_busy")
+    if busy is not None:
+        lines.append(f"{100 * busy:.0f} % of the training batches' places had steps to take")
     return lines
 
 
@@ -34,14 +45,15 @@ def _group(frame: pd.DataFrame) -> list[str]:
         return note
     best = by_step.idxmin()
     at_best = frame[frame["step_fraction"] == best]
-    nearest = frame.groupby("step_fraction")["tau_retrain"].median().idxmin()
+    distance = frame.groupby("step_fraction")["tau_retrain"].median()
+    nearest = "nowhere" if distance.isna().all() else f"{distance.idxmin():g}"
     median = at_best.median(numeric_only=True)
     lines = [
         f"epsilon is smallest at step fraction {best:g}: median {median['epsilon']:.2e} "
         f"(trained model {median['epsilon_train']:.2e}, retrained {median['epsilon_retrain']:.2e})",
         f"delta there {median['delta']:.2e}, tau {median['tau']:.1e}; "
         f"1 - cos to the retrained model {median['tau_retrain']:.2e} "
-        f"(two retrainings differ by {median['tau_retrain_floor']:.1e}), smallest at {nearest:g}",
+        f"(two retrainings differ by {median['tau_retrain_floor']:.1e}), smallest at {nearest}",
         f"margin of the forgotten sample: {median['margin_forget_original']:.3f} before, "
         f"{median['margin_forget_unlearned']:.3f} after, "
         f"{median['margin_forget_retrained']:.3f} retrained",

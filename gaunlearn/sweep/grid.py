@@ -19,6 +19,7 @@ from gaunlearn.sweep.sections import (
     DEFAULT_KIND,
     KIND_KEY,
     SECTIONS,
+    WHOLE,
     Computing,
     Evaluation,
     Retraining,
@@ -82,7 +83,7 @@ def _build(cls: type[Section], names: tuple[str, ...], values: tuple[Any, ...], 
 @cache
 def _parameters(cls: type[Section]) -> tuple[tuple[str, bool], ...]:
     """Each parameter of a section's kind, and whether it is a whole number."""
-    return tuple((key, field.annotation is int) for key, field in cls.model_fields.items())
+    return tuple((key, field.annotation in WHOLE) for key, field in cls.model_fields.items())
 
 
 def _plain(value: Any, whole: bool) -> Any:
@@ -136,15 +137,14 @@ class Grid:
             index, place = divmod(index, len(axis.points))
             values.update(zip(axis.names, axis.points[place], strict=True))
         values = self._with_derived(values)
-        fixed = self._fixed_sections
-        built = {
-            section: fixed[section] if section in fixed else self._section(section, values)
-            for section in SECTIONS
-        }
-        self._check(values, built)
-        for expression in self.filters:
-            if not self._keeps(expression, values):
+        try:
+            if not all(self._keeps(expression, values) for expression in self.filters):
                 return None
+        except SpecError:
+            self._built(values)  # a wrong value says more than what a filter makes of it
+            raise
+        built = self._built(values)
+        self._check(values, built)
 
         def inner(name: Name) -> tuple[Any, ...]:
             return self.free[name] if name in self.free else (values[name],)
@@ -156,6 +156,13 @@ class Grid:
             forget_indices=None if indices == (None,) else indices,
             step_fractions=tuple(float(fraction) + 0.0 for fraction in inner(STEP)),
         )
+
+    def _built(self, values: Mapping[Name, Any]) -> dict[str, Section]:
+        fixed = self._fixed_sections
+        return {
+            section: fixed[section] if section in fixed else self._section(section, values)
+            for section in SECTIONS
+        }
 
     @cached_property
     def _fixed_sections(self) -> dict[str, Section]:
@@ -223,7 +230,7 @@ class Grid:
                 self.fail(where, f"gives {value!r}, which is no finite number")
             whole = name == FORGET
             if name not in INNER:
-                whole = self._field(name, given).annotation is int
+                whole = self._field(name, given).annotation in WHOLE
             if whole and value != int(value):
                 self.fail(
                     where, f"gives {value!r}; it must be whole: use round(), floor() or ceil()"

@@ -7,7 +7,7 @@ changes no existing trial. Neither batch, order nor position in a sweep enters.
 import hashlib
 import json
 import struct
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from gaunlearn.data.real import load_npz
 from gaunlearn.sweep.sections import SECTIONS, FileData, Section
+from gaunlearn.types import Dataset
 
 __all__ = [
     "content_digest",
+    "dataset_digest",
     "digest",
+    "file_digest",
+    "forget_files",
     "forget_name",
     "key_words",
     "section_digest",
@@ -37,9 +41,8 @@ def digest(content: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    """Of the arrays, so that where the file lies and how it is compressed does not matter."""
-    data = load_npz(path)
+def dataset_digest(data: Dataset) -> str:
+    """Of the arrays, so that where a file lies and how it is compressed does not matter."""
     found = hashlib.blake2b(digest_size=16)
     for array in (data.x, data.y, data.x_test, data.y_test):
         found.update(repr(np.shape(array)).encode())
@@ -47,15 +50,24 @@ def _file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
+@cache
+def file_digest(path: Path) -> str:
+    """Of what a file holds when it is first asked for after ``forget_files``."""
+    return dataset_digest(load_npz(path))
+
+
+def forget_files() -> None:
+    """Look at files anew from here on: a specification is about what they hold when it is read."""
+    for remembered in (file_digest, section_digest, content_digest):
+        remembered.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def section_digest(section: Section, directory: Path) -> str:
-    """Of a section's parameters; of a file's content rather than its name.
-
-    A file is read once a process: what it held then is what its trials are.
-    """
+    """Of a section's parameters; of a file's content rather than its name."""
     content = section.model_dump(mode="json", exclude_defaults=True)
     if isinstance(section, FileData):
-        content["path"] = _file_digest(directory / section.path)
+        content["path"] = file_digest(directory / section.path)
     return digest(content)
 
 

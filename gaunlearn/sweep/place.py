@@ -33,6 +33,8 @@ def _reason(error: Exception) -> str:
 def _explained(name: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{name}: {_reason(error)}") from None
 
@@ -49,6 +51,9 @@ class Place(NamedTuple):
     system: Any
     path: str
     name: str
+
+    def __str__(self) -> str:
+        return self.name
 
     @classmethod
     def of(cls, where: "str | Path | Place") -> "Place":
@@ -133,7 +138,12 @@ class Place(NamedTuple):
             raise StorageError(f"{self.name}/{file}: cannot be written: {_reason(error)}") from None
 
     def move(self, file: str, target: "Place") -> None:
-        """Move a file to another directory of the same file system."""
+        """Move a file to another directory of the same file system.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StorageError: it cannot be moved.
+        """
         with _explained(f"{self.name}/{file}"):
             target.system.create_dir(target.path, recursive=True)
             self.system.move(f"{self.path}/{file}", f"{target.path}/{file}")

@@ -286,17 +286,26 @@ def _families(cells: list[Cell], directory: Path) -> Iterator[Family]:
     """The families of cells that share a training configuration: one a seed."""
     first = cells[0]
     m = data_size(first.data, directory)[0]
-    several_seeds = len({cell.seeds for cell in cells}) > 1
-    shared: tuple[Branch, ...] | None = None
-    for seed in dict.fromkeys(seed for cell in cells for seed in cell.seeds):
-        if shared is None or several_seeds:
-            groups: dict[tuple[Retraining, Evaluation, Any, Any], list[Cell]] = {}
-            for cell in cells:
-                if not several_seeds or seed in cell.seeds:
-                    key = cell.retrain, cell.evaluate, cell.forget, cell.unlearn
-                    groups.setdefault(key, []).append(cell)
-            shared = tuple(Branch(*key, _pairs_of(members, m)) for key, members in groups.items())
-        yield Family(first.data, first.model, first.train, first.compute, first.judge, seed, shared)
+    cells_of: dict[int, list[Cell]] = {}
+    for cell in cells:
+        for seed in cell.seeds:
+            cells_of.setdefault(seed, []).append(cell)
+    branches: tuple[Branch, ...] = ()
+    before: list[Cell] | None = None
+    for seed, members in cells_of.items():
+        if members != before:
+            branches, before = _branches(members, m), members
+        yield Family(
+            first.data, first.model, first.train, first.compute, first.judge, seed, branches
+        )
+
+
+def _branches(cells: Iterable[Cell], m: int) -> tuple[Branch, ...]:
+    groups: dict[tuple[Retraining, Evaluation, Any, Any], list[Cell]] = {}
+    for cell in cells:
+        key = cell.retrain, cell.evaluate, cell.forget, cell.unlearn
+        groups.setdefault(key, []).append(cell)
+    return tuple(Branch(*key, _pairs_of(members, m)) for key, members in groups.items())
 
 
 def survey(sweep: Sweep) -> Survey:

@@ -14,7 +14,7 @@ from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isot
 from gaunlearn.data.real import digits, load_npz
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, leaky_relu, output_weights
-from gaunlearn.sweep.identity import key_words, section_digest
+from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity
 from gaunlearn.sweep.sections import (
     DigitsData,
@@ -23,12 +23,13 @@ from gaunlearn.sweep.sections import (
     LeakyReluModel,
     LinearModel,
     MixtureData,
+    SpecError,
 )
 from gaunlearn.sweep.shapes import Size
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["build_problems", "data_size", "model_of", "size_of"]
+__all__ = ["build_problems", "data_size", "forget_read", "model_of", "size_of"]
 
 # Entries of W(0) that are drawn at a time, in all its initialisations: 32 MB.
 _ENTRIES_PER_BATCH = 4_000_000
@@ -43,7 +44,21 @@ def model_of(section: Any) -> Model:
 
 @lru_cache(maxsize=8)
 def _file(path: Path) -> Dataset:
-    return load_npz(path)
+    """What trials are named after, or nothing.
+
+    Raises:
+        SpecError: the file has changed since the specification was read.
+    """
+    data = load_npz(path)
+    if dataset_digest(data) != file_digest(path):
+        raise SpecError(f"{path}: has changed since the specification was read; run again")
+    return data
+
+
+def forget_read() -> None:
+    """Read files anew from here on."""
+    for remembered in (_file, _rotated_file, _size_of_file):
+        remembered.cache_clear()
 
 
 @lru_cache(maxsize=8)
@@ -57,7 +72,7 @@ def _size_of_file(data: Any, directory: Path) -> tuple[int, int, int]:
     if isinstance(data, FileData):
         given = _file(directory / data.path)
     else:
-        given = digits(0, data.m, data.classes)
+        given = digits(0, data.m, data.classes, data.n_test)
     return len(given.y), given.x.shape[1], len(given.y_test)
 
 
@@ -196,7 +211,7 @@ def _build_synthetic(
 
 def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) -> Problem:
     if isinstance(data, DigitsData):
-        given, basis = rotate(digits(seed, data.m, data.classes))
+        given, basis = rotate(digits(seed, data.m, data.classes, data.n_test))
         d = basis.shape[0]
     else:
         given, d = _rotated_file(directory / data.path)

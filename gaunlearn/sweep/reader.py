@@ -15,6 +15,7 @@ from gaunlearn.sweep.sections import (
     KIND_KEY,
     LIST_VALUED,
     SECTIONS,
+    WHOLE,
     SpecError,
 )
 
@@ -124,7 +125,7 @@ class _Reader:
         index = table.get("index", "each")
         if index == "each":
             self.lists[FORGET] = [None]
-        elif isinstance(index, str) and index.isidentifier():
+        elif isinstance(index, str) and index.isidentifier() and index not in self.names():
             self.fail(
                 f"forget.index = {index!r}", 'must be "each", a sample index, or a list of them'
             )
@@ -135,8 +136,8 @@ class _Reader:
         try:
             found = read_value(
                 value,
-                whole=kind is int,
-                number=kind in (int, float, float | None),
+                whole=kind in WHOLE,
+                number=kind in (*WHOLE, float, float | None),
                 listed=name[1] in LIST_VALUED,
             )
         except ValueError as error:
@@ -176,6 +177,10 @@ class _Reader:
             return [parse(text) for text in texts]
         except ExpressionError as error:
             self.fail("sweep.filter", str(error))
+
+    def names(self) -> set[str]:
+        """What an expression may call without naming a section."""
+        return {key for _, key in self.known} | set(_SHORT)
 
     def resolve(self, name: str, where: str) -> Name:
         """The parameter that a name in an expression or a zip stands for."""

@@ -7,6 +7,7 @@ here too.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,8 +165,8 @@ def reconcile(
         families: of the whole sweep; not looked at if there are no parts.
         networks: those that are stored, if a trial is to have its networks; without them it is not
             finished.
-        may_change: if false, nothing is moved, and parts are not read to their ends to see whether
-            they are damaged.
+        may_change: if false, nothing is moved but parts that are seen to be damaged, and they are
+            not read to their ends to see it.
 
     Returns:
         What is stored, the parts that hold it, and whether something was (or is to be) moved.
@@ -174,9 +175,9 @@ def reconcile(
     sources = {folder: read_claims(run, folder, may_change) for folder in ("trials", "unused")}
     files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
     damaged = {name.removesuffix(".parquet") for name in files} - set(sources["trials"])
-    changed = bool(damaged)
-    if may_change:
-        for key in sorted(damaged):
+    changed = False
+    for key in sorted(damaged):
+        with suppress(FileNotFoundError):  # another shard has done it
             (run / "trials").move(f"{key}.parquet", run / "unused")
     if not any(sources.values()):
         return finished, kept, changed

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gaunlearn.limit import STATUSES
-from gaunlearn.schema import RESULTS
+from gaunlearn.schema import PARAMETERS, RESULTS
 from gaunlearn.sweep.execute import Results
 from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import digest, training_digest, trial_id
@@ -18,6 +19,7 @@ from gaunlearn.sweep.sections import (
     KIND_KEY,
     LIST_VALUED,
     SECTIONS,
+    WHOLE,
     ForgetIndex,
     Section,
     column_name,
@@ -110,10 +112,14 @@ def rows_of(block: Block, results: Results, directory: Path) -> Rows:
     return Rows(columns, parameters, owner)
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
 def number_of_row(row: Mapping[str, Any]) -> int:
     """The number of the forgotten sample, or of the draw."""
     index = row["forget_index"]
-    return int(row["forget_draw"] if index is None or math.isnan(index) else index)
+    return int(row["forget_draw"] if _is_missing(index) else index)
 
 
 def cell_of_row(row: Mapping[str, Any]) -> Cell:
@@ -132,12 +138,16 @@ def cell_of_row(row: Mapping[str, Any]) -> Cell:
         values = {}
         for key, field in cls.model_fields.items():
             value = row[column_name(name, key)]
-            if value is None or (isinstance(value, float) and math.isnan(value)):
+            if _is_missing(value):
                 continue
             if key in LIST_VALUED:
                 value = json.loads(value)
-            values[key] = int(value) if field.annotation is int else value
+            values[key] = int(value) if field.annotation in WHOLE else value
         built[name] = cls(**values)
+    own = {column_name(name, key) for name in built for key in type(built[name]).model_fields}
+    for parameter in PARAMETERS:
+        if parameter.name not in own and not _is_missing(row[parameter.name]):
+            raise ValueError(f"{parameter.name} is {row[parameter.name]!r}, this trial has none")
     return Cell(
         **built,
         seeds=(int(row["seed"]),),

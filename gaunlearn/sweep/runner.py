@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,7 @@ from gaunlearn.sweep.plan import (
     split_block,
     survey,
 )
+from gaunlearn.sweep.problems import forget_read
 from gaunlearn.sweep.resume import NetworkName, claims_of, reconcile
 from gaunlearn.sweep.rows import rows_of, training_id
 from gaunlearn.sweep.sections import SpecError, column_name
@@ -58,6 +59,8 @@ from gaunlearn.sweep.store import (
 
 __all__ = ["FaultyJaxError", "Progress", "RunFailedError", "commit_of_code", "run_sweep"]
 
+# What the manifest says of how a run went.
+_MEASURED = ("training_lanes_busy", "seconds")
 # Seconds between two writings of the manifest.
 _MANIFEST_S = 5.0
 
@@ -183,6 +186,7 @@ def run_sweep(
         RunFailedError: the disk is full, or a single trial does not fit into memory.
         KeyboardInterrupt: at the end of the stage during which it was asked for.
     """
+    forget_read()
     if fresh and shard[1] > 1:
         raise SpecError("--fresh with --shard would remove what other shards have stored")
     try:
@@ -206,7 +210,7 @@ def run_sweep(
             _Runner(sweep, place, shard, allow_faulty_jax, tell).run()
         except StorageError as error:
             raise RunFailedError(f"{error}; what was stored before is kept") from None
-    return load(out)
+    return load(place)
 
 
 @contextmanager
@@ -264,8 +268,8 @@ class _Runner:
         )
         if changed and not alone:
             raise SpecError(
-                f"{out.name}: holds trials of another specification; run once without --shard, or "
-                "with --fresh, or give another --out"
+                f"{out.name}: holds trials of another specification, or without networks that this "
+                "one keeps; run once without --shard, or with --fresh, or give another --out"
             )
         self.total = self.plan.trials
         if not alone:
@@ -418,7 +422,11 @@ class _Runner:
         if not self.provenance:
             self.provenance = Run(self.out, {}).latest_provenance()
         manifest["provenance"] = self.provenance
-        if self.utilisation:
+        if not self.utilisation:  # nothing ran now
+            with suppress(RunError):
+                before = load(self.out).manifest
+                manifest |= {name: before[name] for name in _MEASURED if name in before}
+        else:
             weight = sum(trials for _, trials in self.utilisation)
             busy = sum(share * trials for share, trials in self.utilisation) / weight
             manifest["training_lanes_busy"] = round(busy, 4)

@@ -18,6 +18,7 @@ __all__ = [
     "KIND_KEY",
     "LIST_VALUED",
     "SECTIONS",
+    "WHOLE",
     "Computing",
     "DescentMethod",
     "DigitsData",
@@ -76,10 +77,13 @@ class IsotropicData(Section):
 
 
 class DigitsData(Section):
-    """scikit-learn's digits, two classes, centred and scaled."""
+    """scikit-learn's digits, two classes, centred and scaled; all others of these are fresh, or the
+    first ``n_test`` of them.
+    """
 
     kind: Literal["digits"]
     m: int = Field(default=40, ge=2)
+    n_test: int | None = Field(default=None, ge=0)
     classes: Annotated[tuple[int, int], BeforeValidator(_tuple)] = (3, 8)
 
 
@@ -235,6 +239,8 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
 # The parameter that names a section's kind, and the kind of what is not given.
 KIND_KEY = {"data": "kind", "model": "kind", "forget": "rule", "unlearn": "method"}
 DEFAULT_KIND = {"forget": "index", "unlearn": "ascent"}
+# What whole numbers are annotated with.
+WHOLE = (int, int | None)
 # Parameters whose single value is a list; an axis of them is a list of lists.
 LIST_VALUED = {"classes", "kink_tol"}
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "loss": tuple(LOSSES)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gaunlearn.data.real import digits, load_npz
 from gaunlearn.sweep.grid import INNER, Cell, Grid, Name
-from gaunlearn.sweep.identity import training_digest
+from gaunlearn.sweep.identity import forget_files, training_digest
 from gaunlearn.sweep.reader import read_grid
 from gaunlearn.sweep.sections import DigitsData, FileData, ForgetIndex, Section, SpecError
 
@@ -71,7 +71,7 @@ def _question(text: str) -> str:
 
 def question_of(path: Path) -> str:
     """The question that a specification answers, without reading the rest of it."""
-    return _question(path.read_text(encoding="utf-8"))
+    return _question(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _read_data(grid: Grid, data: Section, directory: Path) -> int:
@@ -88,7 +88,7 @@ def _read_data(grid: Grid, data: Section, directory: Path) -> int:
         if data.classes[0] == data.classes[1] or not set(data.classes) <= set(range(10)):
             grid.fail(f"data.classes = {list(data.classes)}", "must be two different digits")
         try:
-            digits(0, data.m, data.classes)
+            digits(0, data.m, data.classes, data.n_test)
         except ValueError as error:
             grid.fail("data.m", str(error))
     return data.m  # type: ignore[attr-defined]
@@ -186,6 +186,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         SpecError: one line that names the file, the key, the value and what is allowed.
     """
     path = Path(path)
+    forget_files()
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)

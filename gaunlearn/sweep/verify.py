@@ -22,7 +22,7 @@ from gaunlearn.schema import RESULTS
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Network, Results, run_block
 from gaunlearn.sweep.grid import Cell
-from gaunlearn.sweep.identity import trial_id
+from gaunlearn.sweep.identity import forget_files, trial_id
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.plan import (
     STARTS,
@@ -33,6 +33,7 @@ from gaunlearn.sweep.plan import (
     families_of_cells,
     plan_blocks,
 )
+from gaunlearn.sweep.problems import forget_read
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
 from gaunlearn.sweep.store import Run, RunError, read_claims
@@ -43,11 +44,14 @@ __all__ = ["Difference", "Verdict", "verify_run"]
 # Relative agreement that is promised (README, *Reproducibility*), and the smallest difference that
 # counts: columns of rounding, such as tau at 1e-33, have no digits to agree in.
 _SAME_PLATFORM, _OTHER_PLATFORM, _FLOAT32 = 1e-9, 1e-6, 1e-3
-_FLOOR = 1e-12
+_FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-6
 # The reference solves to about 1e-9; delta is a product of two of its numbers.
-_REFERENCE = 1e-6
-_REFERENCE_FLOAT32 = 1e-2
+_REFERENCE, _REFERENCE_FLOAT32 = 1e-6, 1e-2
+_REFERENCE_FLOOR_FLOAT32 = 1e-5
 _ALONE = 4
+# Where multipliers are not unique, rounding decides between them.
+_NOT_UNIQUE = 1e-3
+_OF_MULTIPLIERS = ("delta_train", "delta_retrain", "delta")
 
 
 class Difference(NamedTuple):
@@ -56,7 +60,8 @@ class Difference(NamedTuple):
     Attributes:
         column, way: which.
         largest: absolute difference.
-        relative: largest difference relative to the value, floor apart.
+        relative: largest difference relative to the value, of those above the floor.
+        floor: differences below it count for nothing.
         bitwise: whether all values are equal to the last bit.
         broken: names of the trials that differ by more than is promised.
     """
@@ -65,6 +70,7 @@ class Difference(NamedTuple):
     way: str
     largest: float
     relative: float
+    floor: float
     bitwise: bool
     broken: tuple[str, ...]
 
@@ -75,6 +81,8 @@ class Verdict(NamedTuple):
     Attributes:
         trials: how many were recomputed in a batch, alone, and by the reference.
         stored, planned: how many the run has, and is to have.
+        ambiguous: how many of those recomputed have multipliers that are not unique: what follows
+            from their choice is compared to 1e-3.
         differences: of every column and way.
         changed: trials whose name no longer follows from their row: data or definitions changed.
         misplaced: trials that are missing, there twice or claimed by no part: one line each.
@@ -83,6 +91,7 @@ class Verdict(NamedTuple):
     trials: tuple[int, int, int]
     stored: int
     planned: int
+    ambiguous: int
     differences: tuple[Difference, ...]
     changed: tuple[str, ...]
     misplaced: tuple[str, ...]
@@ -137,6 +146,7 @@ def verify_run(
     sample: int | None = 24,
     commit: str | None = None,
     any_version: bool = False,
+    directory: Path | None = None,
 ) -> Verdict:
     """Recompute some trials and compare.
 
@@ -144,10 +154,13 @@ def verify_run(
         sample: how many trials, spread over the data set; None is all.
         commit: of this code, to be the run's own.
         any_version: compare although versions differ.
+        directory: where relative paths in the specification start; by default where they did.
 
     Raises:
         RunError: the run is of another version, or cannot be read.
     """
+    forget_files()
+    forget_read()
     if not any_version:
         _check_versions(run, commit)
     stored = run.to_pandas()
@@ -156,7 +169,8 @@ def verify_run(
     rows: dict[str, dict[Any, Any]] = {
         str(name): row for name, row in frame.to_dict("index").items()
     }
-    directory = Path(run.latest_provenance().get("directory", "."))
+    if directory is None:
+        directory = Path(run.latest_provenance().get("directory", "."))
     cells: dict[str, Cell] = {}
     for name, row in rows.items():
         try:
@@ -194,14 +208,18 @@ def verify_run(
     here = jax.local_devices()[0].platform
     same = all(each.get("platform") == here for each in run.provenances())
     promised = _SAME_PLATFORM if same else _OTHER_PLATFORM
+    ambiguous = frozenset(
+        name for name, each in references.items() if not set(_OF_MULTIPLIERS) <= set(each)
+    )
     differences = [
-        *_compare("in a batch", rows, batch, promised),
-        *_compare("alone", rows, alone, promised),
-        *_compare("NumPy", rows, references, _REFERENCE),
+        *_compare("in a batch", rows, batch, promised, ambiguous),
+        *_compare("alone", rows, alone, promised, ambiguous),
+        *_compare("NumPy", rows, references, _REFERENCE, ambiguous),
     ]
     return Verdict(
         trials=(len(batch), len(alone), len(references)),
         stored=len(stored),
+        ambiguous=len(ambiguous),
         planned=int(run.manifest.get("trials", len(stored))),
         differences=tuple(differences),
         changed=changed,
@@ -266,7 +284,11 @@ def _reference_of(
     unlearned: np.ndarray,
     forgotten: Sequence[int],
 ) -> dict[str, float]:
-    """The theorem's step is taken by the reference; what other methods made is certified."""
+    """The theorem's step is taken by the reference; what other methods made is certified.
+
+    Where multipliers are not unique (samples that depend on each other), delta is one of several
+    that are right, and so is the step: they are left out, and the engine's step is certified.
+    """
     W, u, x, y = (np.asarray(a, np.float64) for a in trained[4:])
     leak = row["leak"]
     leak = 0.0 if leak is None or np.isnan(leak) else float(leak)
@@ -287,14 +309,18 @@ def _reference_of(
         )
         if again is not None:
             found |= {"epsilon_retrain": again.epsilon, "delta_retrain": again.delta}
+            if not again.unique:
+                del found["delta_retrain"]
     if not np.isfinite(W).all():
         return found
     original = reference.certify_best(W, out, x, y, everything, tols, budget, leak)
     if original is None:
         return found
     found |= {"epsilon_train": original.epsilon, "delta_train": original.delta}
+    if not original.unique:
+        del found["delta_train"]
     weights = np.asarray(unlearned, np.float64)
-    if row["method"] == "ascent":
+    if row["method"] == "ascent" and original.unique:
         fraction = float(row["step_fraction"])
         weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
     tol = float(row["kink_tol"]) if ladder is not None else None
@@ -302,6 +328,8 @@ def _reference_of(
         after = reference.certify(weights, out, x, y, retain, tol, leak)
         if after is not None:
             found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
+            if not after.unique:
+                del found["delta"]
     return found
 
 
@@ -310,18 +338,22 @@ def _compare(
     stored: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Mapping[str, Any]],
     promised: float,
+    ambiguous: frozenset[str],
 ) -> list[Difference]:
-    names = [name for name in stored if name in found]
-    if not names:
-        return []
-    narrow = np.asarray([stored[name]["dtype"] == "float32" for name in names])
-    loose = _REFERENCE_FLOAT32 if way == "NumPy" else max(promised, _FLOAT32)
-    tolerance = np.where(narrow, loose, promised)
-    floor = np.where(narrow, loose, promised if way == "NumPy" else _FLOOR)
     differences = []
     for column in ("training_id", *(column.name for column in RESULTS)):
-        if column not in found[names[0]]:
+        names = [name for name in stored if column in found.get(name, ())]
+        if not names:
             continue
+        narrow = np.asarray([stored[name]["dtype"] == "float32" for name in names])
+        loose = _REFERENCE_FLOAT32 if way == "NumPy" else max(promised, _FLOAT32)
+        tolerance = np.where(narrow, loose, promised)
+        unsure = np.asarray([name in ambiguous for name in names])
+        tolerance = np.where(unsure, np.maximum(tolerance, _NOT_UNIQUE), tolerance)
+        floor = np.where(narrow, _FLOOR_FLOAT32, _FLOOR)
+        if way == "NumPy":
+            floor = np.where(narrow, _REFERENCE_FLOOR_FLOAT32, promised)
+        floor = np.where(unsure, np.maximum(floor, promised), floor)
         old = [stored[name][column] for name in names]
         new = [found[name][column] for name in names]
         if isinstance(new[0], str):
@@ -343,6 +375,7 @@ def _compare(
                 way=way,
                 largest=float(size.max()),
                 relative=float(relative.max()),
+                floor=float(floor.max()),
                 bitwise=bool((size == 0).all()),
                 broken=tuple(name for name, bad in zip(names, broken, strict=True) if bad),
             )
