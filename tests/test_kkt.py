@@ -198,4 +198,5 @@ def test_of_many_multipliers_those_of_least_norm_are_found_whatever_rounding_doe
         noisy = theta * (1 + 2e-16 * rng.normal(size=theta.shape))
         got, _ = solved(noisy, np.ones(1), twice, y2, np.ones((1, 8)), np.zeros((1, 8), bool))
         halves = np.asarray(got.multipliers).reshape(2, 4)
-        np.testing.assert_allclose(halves, 0.5 * np.asarray(single.multipliers)[None], rtol=1e-9)
+        want = 0.5 * np.asarray(single.multipliers)
+        np.testing.assert_allclose(halves, np.stack([want, want]), rtol=1e-9)

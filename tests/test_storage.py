@@ -326,10 +326,10 @@ def test_a_damaged_part_is_replaced(undisturbed, tmp_path, capsys, harm):
 
 
 def networks_of(run):
-    """(training_id, forget_index, start) of every stored network."""
+    """(training_id, forget, start) of every stored network."""
     tables = [pq.read_table(part) for part in (run.path / "weights").glob("*.parquet")]
     return [
-        (row["training_id"], row["forget_index"], row["start"])
+        (row["training_id"], row["forget"], row["start"])
         for table in tables
         for row in table.to_pylist()
     ]
