@@ -119,7 +119,10 @@ def compare_planning():
 
 def sweep_of(folder, seeds, overrides=()):
     path = Path(folder) / "spec.toml"
-    path.write_text(STEP_SIZE.format(seeds=seeds))
+    text = STEP_SIZE.format(seeds=seeds)
+    if any("isotropic" in override for override in overrides):
+        text = text.replace("alpha = 0.1\n", "")
+    path.write_text(text)
     return load_spec(path, overrides)
 
 
