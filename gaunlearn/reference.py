@@ -19,9 +19,8 @@ Float = NDArray[np.float64]
 _MAX_GENERATORS = 5000
 # A generator that lowers the residual by less than this, relative to it, changes no digit.
 _LEAST_GAIN = 1e-11
-# Columns nearer to dependent than this leave their coefficients few digits; more columns than this
-# are not looked at.
-_LEAST_ANGLE, _MOST_COLUMNS = 1e-5, 1000
+# Gradients nearer to dependent than this leave their coefficients few digits.
+_LEAST_ANGLE = 1e-5
 
 
 class ReferenceCertificate(NamedTuple):
@@ -102,28 +101,30 @@ def certify(
 
 def _independent(u: Float, x: Float, slope: Float, kink: NDArray[np.bool_]) -> bool:
     """Whether the gradients of all multipliers and kinks are linearly independent, well enough for
-    digits to mean something; False where that would take long to see.
+    digits to mean something.
+
+    Those of a neuron's kinks must be so by themselves; then what they leave of the samples' smooth
+    gradients.
     """
 
-    def has_full_rank(columns: Float) -> bool:
-        if columns.shape[1] > columns.shape[0]:
+    def is_independent(rows: Float) -> bool:
+        if len(rows) > rows.shape[1]:
             return False
-        sizes = np.linalg.norm(columns, axis=0)
-        if not sizes.all():
-            return False
-        values = np.linalg.svd(columns / sizes, compute_uv=False)
+        values = np.linalg.svd(rows, compute_uv=False)
         return bool(values[-1] > _LEAST_ANGLE * values[0])
 
-    if has_full_rank(x.T):
-        return True  # then each neuron's coefficients are its own, whatever the kinks
-    pairs = np.argwhere(kink)
-    if len(x) + len(pairs) > _MOST_COLUMNS:
-        return False
-    columns = np.zeros((len(x) + len(pairs), *(len(u), x.shape[1])))
-    columns[: len(x)] = ((u[:, None] * np.where(kink, 0.0, slope)).T)[:, :, None] * x[:, None]
-    for place, (j, i) in enumerate(pairs):
-        columns[len(x) + place, j] = u[j] * x[i]
-    return has_full_rank(columns.reshape(len(columns), -1).T)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    smooth = u[:, None] * np.where(kink, 0.0, slope)
+    sizes = np.linalg.norm(smooth, axis=0)
+    if not sizes.all():
+        return False  # a multiplier that only bounds its kinks
+    rest = (smooth / sizes)[:, :, None] * unit
+    for j in np.flatnonzero(kink.any(1)):
+        if not is_independent(unit[kink[j]]):
+            return False
+        basis = np.linalg.qr(unit[kink[j]].T)[0]
+        rest[j] -= rest[j] @ basis @ basis.T
+    return is_independent(rest.transpose(1, 0, 2).reshape(len(x), -1))
 
 
 def _smallest_residual(

@@ -27,9 +27,11 @@ from gaunlearn.trial import (
     compare_stage,
     descent_of,
     finish_training,
+    judge_stage,
     unlearn_stage,
 )
 from gaunlearn.types import Dataset
+from gaunlearn.unlearning import Effort
 
 # Two-sample and one-sample tests below have fixed seeds; each may fail by chance once in 10^4.
 LEVEL = 1e-4
@@ -109,7 +111,8 @@ FRACTIONS = (0.0, 0.7, 1.0)
 @jax.jit
 def reduced_trial(problem, forget):
     everything = problem.present
-    retain = everything & (jnp.arange(problem.y.shape[0]) != forget)
+    order = (jnp.arange(problem.y.shape[0]) == forget).astype(int)
+    retain = everything & (order == 0)
 
     def trained_on(start, keep):
         descent = descent_of(SETUP, SETTINGS, problem, start, keep)
@@ -120,13 +123,18 @@ def reduced_trial(problem, forget):
     original = certify_stage(SETUP, SETTINGS, problem, trained, everything)
     reference = certify_stage(SETUP, SETTINGS, problem, again, retain)
     shared = compare_stage(
-        SETUP, problem, trained, original, again, reference, FRESH, trained, forget
+        SETUP, SETTINGS, problem, trained, original, again, reference, trained, order
     )
-    swept = jax.vmap(
-        lambda fraction: unlearn_stage(
-            SETUP, SETTINGS, problem, trained, original, again, reference, FRESH, forget, fraction
+
+    def unlearned_by(fraction):
+        effort = Effort(fraction, jnp.asarray(1), jnp.asarray(1.0))
+        found = unlearn_stage(
+            SETUP, "ascent", SETTINGS, effort, problem, trained, original, again, order
         )
-    )(jnp.asarray(FRACTIONS))
+        rest = trained, original, again, reference, order, found, fraction, jnp.asarray(True)
+        return judge_stage(SETUP, SETTINGS, problem, *rest)
+
+    swept = jax.vmap(unlearned_by)(jnp.asarray(FRACTIONS))
     return trained.weights, again.weights, shared, swept
 
 

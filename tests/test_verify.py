@@ -11,6 +11,7 @@ from runs import SPEC, write
 
 import gaunlearn
 from gaunlearn.cli import main
+from gaunlearn.reference import _independent
 from gaunlearn.sweep.verify import _compare
 
 
@@ -184,5 +185,37 @@ def test_verify_confirms_samples_that_depend_on_each_other_wherever_they_lie(tmp
 def test_small_values_are_held_to_their_own_size(dtype, value, change, broken):
     """1e-9 in float64 and 1e-3 in float32, relative; rounding, absolute, is no difference."""
     stored = {"a": {"dtype": dtype, "tau": value}}
-    (found,) = _compare("alone", stored, {"a": {"tau": value + change}}, 1e-9, frozenset())
+    (found,) = _compare("alone", stored, {"a": {"tau": value + change}}, 1e-9, {})
     assert bool(found.broken) == broken
+
+
+def test_only_what_follows_from_a_choice_of_multipliers_is_held_less_tightly():
+    stored = {"a": {"dtype": "float64", "delta": 1.0, "epsilon_train": 1.0}}
+    other = {"a": {"delta": 1.0 + 1e-5, "epsilon_train": 1.0 + 1e-5}}
+    found = _compare("alone", stored, other, 1e-9, {"a": frozenset({"delta"})})
+    assert {d.column: d.broken for d in found} == {"epsilon_train": ("a",), "delta": ()}
+
+
+@pytest.mark.parametrize(
+    ("x", "kinks", "unique"),
+    [
+        (np.eye(3), [(0, 0), (0, 1)], True),
+        # Twice the same sample: which of them carries the multiplier is open.
+        (np.array([[1.0, 0], [1.0, 0]]), [], False),
+        # More samples than dimensions, and yet each neuron is active on one sample of its own.
+        (np.array([[1.0, 0], [0, 1.0], [1.0, 1.0]]), "own", True),
+        # The third sample is only at kinks: its multiplier only bounds them.
+        (np.eye(3), [(0, 2), (1, 2), (2, 2)], False),
+        # Neuron 0 has three kinks in two dimensions.
+        (np.array([[1.0, 0], [0, 1.0], [1.0, 1.0]]), [(0, 0), (0, 1), (0, 2)], False),
+    ],
+)
+def test_the_reference_knows_when_multipliers_are_unique(x, kinks, unique):
+    kink = np.zeros((3, len(x)), bool)
+    slope = np.ones((3, len(x)))
+    if kinks == "own":
+        slope = np.eye(3)
+    else:
+        for pair in kinks:
+            kink[pair] = True
+    assert _independent(np.array([1.0, -1.0, 1.0]), x, slope, kink) == unique

@@ -49,9 +49,42 @@ _FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-6
 _REFERENCE, _REFERENCE_FLOAT32 = 1e-6, 1e-2
 _REFERENCE_FLOOR_FLOAT32 = 1e-5
 _ALONE = 4
-# Where multipliers are not unique, rounding decides between them.
+# Where multipliers are not unique, rounding decides between them, and between what follows.
 _NOT_UNIQUE = 1e-3
-_OF_MULTIPLIERS = ("delta_train", "delta_retrain", "delta")
+_WITH_MULTIPLIERS = (
+    "ascent",
+    "sequential_ascent",
+    "repeated_ascent",
+    "corrected_ascent",
+    "limit_polishing",
+)
+_OF_MULTIPLIERS = (
+    "delta_train",
+    "lambda_forget",
+    "epsilon_inherited",
+    "delta_inherited",
+    "bound_epsilon",
+    "bound_delta",
+)
+_OF_UNLEARNED = (
+    "separated",
+    "epsilon",
+    "delta",
+    "tau",
+    "kink_tol",
+    "kink_pairs",
+    "kkt_gap",
+    "epsilon_limit",
+    "delta_limit",
+    "tau_limit",
+    "limit_status_unlearned",
+    "tau_retrain",
+    "sign_flips",
+    "margin_forget_unlearned",
+    "accuracy_unlearned",
+    "membership_unlearned",
+    "disagreement",
+)
 
 
 class Difference(NamedTuple):
@@ -73,6 +106,15 @@ class Difference(NamedTuple):
     floor: float
     bitwise: bool
     broken: tuple[str, ...]
+
+
+class _Reference(NamedTuple):
+    """What the reference says of a trial, and columns that another choice of multipliers, as right
+    as the engine's, would change.
+    """
+
+    values: dict[str, float]
+    unsure: frozenset[str] = frozenset()
 
 
 class Verdict(NamedTuple):
@@ -187,7 +229,7 @@ def verify_run(
     rooms = choose_rooms(families, directory)
     limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
     batch: dict[str, dict[str, Any]] = {}
-    references: dict[str, dict[str, float]] = {}
+    references: dict[str, _Reference] = {}
 
     def recompute(some: Sequence[Family]) -> Iterator[tuple[Block, Results]]:
         for block in plan_blocks(lambda: some, directory, rooms, limits):
@@ -208,18 +250,17 @@ def verify_run(
     here = jax.local_devices()[0].platform
     same = all(each.get("platform") == here for each in run.provenances())
     promised = _SAME_PLATFORM if same else _OTHER_PLATFORM
-    ambiguous = frozenset(
-        name for name, each in references.items() if not set(_OF_MULTIPLIERS) <= set(each)
-    )
+    unsure = {name: each.unsure for name, each in references.items()}
+    values = {name: each.values for name, each in references.items()}
     differences = [
-        *_compare("in a batch", rows, batch, promised, ambiguous),
-        *_compare("alone", rows, alone, promised, ambiguous),
-        *_compare("NumPy", rows, references, _REFERENCE, ambiguous),
+        *_compare("in a batch", rows, batch, promised, unsure),
+        *_compare("alone", rows, alone, promised, unsure),
+        *_compare("NumPy", rows, values, _REFERENCE, unsure),
     ]
     return Verdict(
         trials=(len(batch), len(alone), len(references)),
         stored=len(stored),
-        ambiguous=len(ambiguous),
+        ambiguous=sum(map(bool, unsure.values())),
         planned=int(run.manifest.get("trials", len(stored))),
         differences=tuple(differences),
         changed=changed,
@@ -242,7 +283,7 @@ def _named_rows(block: Block, results: Results, directory: Path) -> dict[str, di
 
 def _by_reference(
     block: Block, results: Results, rows: Mapping[str, Mapping[str, Any]], directory: Path
-) -> dict[str, dict[str, float]]:
+) -> dict[str, _Reference]:
     """epsilon, delta and tau of the trained, retrained and unlearned networks of a block."""
     networks = {
         (network.family, network.forget, network.start): network
@@ -283,13 +324,13 @@ def _reference_of(
     retrained: Network,
     unlearned: np.ndarray,
     forgotten: Sequence[int],
-) -> dict[str, float]:
+) -> _Reference:
     """The theorem's step is taken by the reference; what other methods made is certified.
 
     Where multipliers are not unique (samples that depend on each other), delta is one of several
     that are right, and so is the step: they are left out, and the engine's step is certified.
     """
-    W, u, x, y = (np.asarray(a, np.float64) for a in trained[4:])
+    W, u, x, y = (np.asarray(a, np.float64) for a in (trained.W, trained.u, trained.x, trained.y))
     leak = row["leak"]
     leak = 0.0 if leak is None or np.isnan(leak) else float(leak)
     out = None if row["model_kind"] == "linear" else u
@@ -303,6 +344,7 @@ def _reference_of(
     nan = float("nan")
     found = dict.fromkeys(("epsilon_train", "delta_train", "epsilon", "delta", "tau"), nan)
     found |= dict.fromkeys(("epsilon_retrain", "delta_retrain"), nan)
+    unsure: set[str] = set()
     if np.isfinite(retrained.W).all():
         again = reference.certify_best(
             np.asarray(retrained.W, np.float64), out, x, y, retain, tols, budget, leak
@@ -310,17 +352,21 @@ def _reference_of(
         if again is not None:
             found |= {"epsilon_retrain": again.epsilon, "delta_retrain": again.delta}
             if not again.unique:
+                unsure.add("delta_retrain")
                 del found["delta_retrain"]
-    if not np.isfinite(W).all():
-        return found
-    original = reference.certify_best(W, out, x, y, everything, tols, budget, leak)
+    original = None
+    if np.isfinite(W).all():
+        original = reference.certify_best(W, out, x, y, everything, tols, budget, leak)
     if original is None:
-        return found
+        return _Reference(found, frozenset(unsure))
     found |= {"epsilon_train": original.epsilon, "delta_train": original.delta}
-    if not original.unique:
-        del found["delta_train"]
     weights = np.asarray(unlearned, np.float64)
-    if row["method"] == "ascent" and original.unique:
+    if not original.unique:
+        unsure.update(_OF_MULTIPLIERS)
+        if row["method"] in _WITH_MULTIPLIERS:
+            unsure.update(_OF_UNLEARNED)
+        del found["delta_train"]
+    elif row["method"] == "ascent":
         fraction = float(row["step_fraction"])
         weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
     tol = float(row["kink_tol"]) if ladder is not None else None
@@ -329,8 +375,9 @@ def _reference_of(
         if after is not None:
             found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
             if not after.unique:
+                unsure.add("delta")
                 del found["delta"]
-    return found
+    return _Reference(found, frozenset(unsure))
 
 
 def _compare(
@@ -338,7 +385,7 @@ def _compare(
     stored: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Mapping[str, Any]],
     promised: float,
-    ambiguous: frozenset[str],
+    unsure: Mapping[str, frozenset[str]],
 ) -> list[Difference]:
     differences = []
     for column in ("training_id", *(column.name for column in RESULTS)):
@@ -348,12 +395,12 @@ def _compare(
         narrow = np.asarray([stored[name]["dtype"] == "float32" for name in names])
         loose = _REFERENCE_FLOAT32 if way == "NumPy" else max(promised, _FLOAT32)
         tolerance = np.where(narrow, loose, promised)
-        unsure = np.asarray([name in ambiguous for name in names])
-        tolerance = np.where(unsure, np.maximum(tolerance, _NOT_UNIQUE), tolerance)
+        chosen = np.asarray([column in unsure.get(name, ()) for name in names])
+        tolerance = np.where(chosen, np.maximum(tolerance, _NOT_UNIQUE), tolerance)
         floor = np.where(narrow, _FLOOR_FLOAT32, _FLOOR)
         if way == "NumPy":
             floor = np.where(narrow, _REFERENCE_FLOOR_FLOAT32, promised)
-        floor = np.where(unsure, np.maximum(floor, promised), floor)
+        floor = np.where(chosen, np.maximum(floor, promised), floor)
         old = [stored[name][column] for name in names]
         new = [found[name][column] for name in names]
         if isinstance(new[0], str):
