@@ -23,7 +23,7 @@ from gaunlearn.checks import (
     check_weights,
 )
 from gaunlearn.losses import LOSSES
-from gaunlearn.models import LINEAR, Model, activation, leaky_relu
+from gaunlearn.models import LINEAR, Model, leaky_relu
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
@@ -137,7 +137,9 @@ def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
 @partial(jax.jit, static_argnames=("model", "loss", "method"))
 def _apply(model, loss, method, weights, u, x, y, order, kink_tols, tau_budget, effort):
     everything = order >= 0
-    found = _certificate.certify(model, weights, u, x, y, everything, kink_tols, tau_budget)
+    # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
+    unit = weights / jnp.max(jnp.abs(weights))
+    found = _certificate.certify(model, unit, u, x, y, everything, kink_tols, tau_budget)
     q = margins(model, weights, u, x, y)
     situation = Situation(
         weights=weights,
@@ -206,6 +208,12 @@ def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
     return tols
 
 
+def _budget(tau_budget: float) -> float:
+    if not (isinstance(tau_budget, Real) and tau_budget >= 0):
+        raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
+    return float(tau_budget)
+
+
 def certify(
     W: ArrayLike,
     u: ArrayLike | None,
@@ -249,13 +257,12 @@ def certify(
     w, out = check_weights(W, u, x_.shape[1])
     mask, model = check_retain(retain, len(y_)), _model(u, leak)
     tols = _tolerances(kink_tol)
-    if not (isinstance(tau_budget, Real) and tau_budget >= 0):
-        raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
+    budget = _budget(tau_budget)
     # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
     small = _reduce(w / (np.abs(w).max() or 1.0), x_)
     with jax.enable_x64(True):
         rungs, best = jax.device_get(
-            _rungs(model, small.weights, out, small.x, y_, mask, tols, float(tau_budget))
+            _rungs(model, small.weights, out, small.x, y_, mask, tols, budget)
         )
 
     def public(c, ladder=()):
@@ -321,20 +328,11 @@ def ascend(
     >>> ascend([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1], forget=1)
     array([2., 0.])
     """
-    x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    order = check_forget(forget, len(y_))
     if not (isinstance(step_fraction, Real) and np.isfinite(step_fraction)):
         raise ValueError(f"step_fraction must be a finite number, not {step_fraction!r}")
-    trained = certify(W, u, x_, y_, kink_tol=kink_tol, tau_budget=tau_budget, leak=leak)
-    if not trained.separated:
-        raise ValueError("W does not separate the samples: it has no multipliers to ascend with")
-    z = w @ x_.T
-    with jax.enable_x64(True):
-        q_min = np.min(y_ * (out @ np.asarray(activation(_model(u, leak), z))))
-    coefficients = np.where(order > 0, trained.coefficients, 0.0)
-    unlearned = w - step_fraction * q_min * (out[:, None] * coefficients) @ (y_[:, None] * x_)
-    return unlearned[0] if u is None else unlearned
+    effort = Effort(np.asarray(float(step_fraction)), np.asarray(1), np.asarray(0.0))
+    how = _Judging(kink_tol, tau_budget, leak)
+    return _unlearned_by("ascent", W, u, x, y, forget, effort, "logistic", how).W
 
 
 def unlearn(
@@ -386,9 +384,6 @@ def unlearn(
     >>> found.W.round(12) + 0.0, found.gradients
     (array([2., 0.]), 2.0)
     """
-    x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    order, model = check_forget(forget, len(y_)), _model(u, leak)
     for name, value, allowed in (
         ("method", method, sorted(set(METHODS) - {"retraining"})),
         ("loss", loss, sorted(LOSSES)),
@@ -400,28 +395,44 @@ def unlearn(
     for name, number in (("step_fraction", step_fraction), ("learning_rate", learning_rate)):
         if not (isinstance(number, Real) and np.isfinite(number) and number >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or more, not {number!r}")
-    small = _reduce(w, x_)
     effort = Effort(np.asarray(float(step_fraction)), np.asarray(steps), np.asarray(learning_rate))
-    tols = _tolerances(kink_tol)
+    how = _Judging(kink_tol, tau_budget, leak)
+    return _unlearned_by(method, W, u, x, y, forget, effort, loss, how)
+
+
+class _Judging(NamedTuple):
+    """How the trained model is certified: arguments of ``certify``."""
+
+    kink_tol: float | Sequence[float] | None
+    tau_budget: float
+    leak: float
+
+
+def _unlearned_by(
+    method: str,
+    W: ArrayLike,
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    forget: ArrayLike,
+    effort: Effort,
+    loss: str,
+    how: _Judging,
+) -> Unlearned:
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    order, model = check_forget(forget, len(y_)), _model(u, how.leak)
+    tols, budget = _tolerances(how.kink_tol), _budget(how.tau_budget)
+    small = _reduce(w, x_)
     with jax.enable_x64(True):
         found, separated = jax.device_get(
             _apply(
-                model,
-                loss,
-                method,
-                small.weights,
-                out,
-                small.x,
-                y_,
-                order,
-                tols,
-                float(tau_budget),
-                effort,
+                model, loss, method, small.weights, out, small.x, y_, order, tols, budget, effort
             )
         )
     if not separated:
-        raise ValueError("W does not separate the samples: there is nothing to forget")
-    unlearned = small.lift(found.weights)
+        raise ValueError("W does not separate the samples: it has no multipliers to unlearn with")
+    unlearned = w + small.lift(found.weights - small.weights)
     return Unlearned(unlearned[0] if u is None else unlearned, float(found.gradients))
 
 

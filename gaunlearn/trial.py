@@ -276,17 +276,21 @@ def _generalisation(
     setup: Setup,
     problem: Problem,
     weights: Float[Array, "n r+k"],
+    fresh: Float[Array, " t"],
     forget: Bool[Array, " m"],
     whose: str,
 ) -> dict[str, Array]:
-    """Forget margin in units of the least retained one; accuracy and membership."""
+    """Forget margin in units of the least retained one; accuracy and membership.
+
+    Args:
+        fresh: ``fresh_logits`` of the weights.
+    """
     q = margins(setup.model, weights, problem.u, problem.x, problem.y)
     q = _without_noise(problem, weights, problem.x, q)
     least = jnp.min(jnp.where(problem.present & ~forget, q, jnp.inf))
     margin = _mean(q, forget)
     found = {"margin_forget": margin / jnp.where(least > 0, least, jnp.nan)}
     if problem.y_test.shape[0]:
-        fresh = fresh_logits(setup.model, problem, weights)
         known = jnp.all(jnp.isfinite(weights))
         found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
         stands_out = membership(q, problem.y_test * fresh)
@@ -346,6 +350,11 @@ def compare_stage(
     situation = _situation(problem, setup.model, settings, trained, original, retrained, order)
     estimated = estimated_multipliers(setup.model, setup.loss, situation)
     forget = situation.forget
+
+    def generalisation(weights, whose):
+        fresh = fresh_logits(setup.model, problem, weights)
+        return _generalisation(setup, problem, weights, fresh, forget, whose)
+
     return {
         **conditions._asdict(),
         "epsilon_train": original.epsilon,
@@ -368,8 +377,8 @@ def compare_stage(
         "tau_retrain_limit": retrained.tau_limit,
         "limit_status_retrain": retrained.limit.status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
-        **_generalisation(setup, problem, trained.weights, forget, "original"),
-        **_generalisation(setup, problem, retrained.weights, forget, "retrained"),
+        **generalisation(trained.weights, "original"),
+        **generalisation(retrained.weights, "retrained"),
     }
 
 
@@ -431,6 +440,7 @@ def judge_stage(
         retain,
         step_fraction,
     )
+    fresh = fresh_logits(model, problem, weights)
     found = {
         "unlearn_gradients": unlearned.gradients,
         "separated": certificate.separated,
@@ -450,12 +460,9 @@ def judge_stage(
         "delta_inherited": bound.delta,
         "bound_epsilon": jnp.where(is_ascent, bound.bound_epsilon, jnp.nan),
         "bound_delta": jnp.where(is_ascent, bound.bound_delta, jnp.nan),
-        **_generalisation(setup, problem, weights, forget, "unlearned"),
+        **_generalisation(setup, problem, weights, fresh, forget, "unlearned"),
     }
     if problem.y_test.shape[0]:
-        differ = disagreement(
-            fresh_logits(model, problem, weights),
-            fresh_logits(model, problem, retrained.weights),
-        )
+        differ = disagreement(fresh, fresh_logits(model, problem, retrained.weights))
         found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
     return found

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gaunlearn.sweep.axes import Design, Interval, fill, read_value
 from gaunlearn.sweep.expressions import ExpressionError, parse
 from gaunlearn.sweep.plan import families_of, survey
-from gaunlearn.sweep.problems import build_problems, forget_read
+from gaunlearn.sweep.problems import _file, build_problems
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.shapes import Size
 from gaunlearn.sweep.spec import load_spec
@@ -483,7 +483,7 @@ def test_a_file_is_what_it_holds_when_a_specification_is_read(tmp_path):
     first = next(families_of(load_spec(path)))
     before = first.contents(tmp_path)
     np.savez(file, x=2 * x, y=y)
-    forget_read()
+    _file.cache_clear()  # as when many other files were read in between
     with pytest.raises(SpecError, match=r"mine.npz: has changed since the specification was read"):
         build_problems([(first.data, first.model, 0)], Size(4, 8, 4, 0), tmp_path)
     assert next(families_of(load_spec(path))).contents(tmp_path) != before

@@ -4,7 +4,7 @@ What a lane of a stage does is ``stages``' business, how lanes are run ``lanes``
 reads or writes files but the data that a block names.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ import numpy as np
 from gaunlearn.certificate import IGNORED_KINKS
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
-from gaunlearn.sweep.lanes import grow_to_capacity, pad_to_capacity, run_lanes
+from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
 from gaunlearn.sweep.problems import build_problems
-from gaunlearn.sweep.sections import Evaluation, Retraining, Training
+from gaunlearn.sweep.sections import Evaluation, Training
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane, at
 from gaunlearn.trial import ORIGINAL, Settings, Setup
 from gaunlearn.types import Problem
@@ -40,8 +40,8 @@ class Results(NamedTuple):
             draw.
         forgotten: for each trial the samples that it forgets, in order.
         utilisation: share of the training batches' lanes that had steps to take.
-        networks: each trained and retrained network, if they are kept.
-        unlearned: for each trial its unlearned weights, likewise.
+        networks: each trained and retrained network; none if they are not kept.
+        unlearned: for each trial its unlearned weights; none if they are not kept.
     """
 
     columns: dict[str, np.ndarray]
@@ -50,8 +50,8 @@ class Results(NamedTuple):
     step_fraction: np.ndarray
     forgotten: list[tuple[int, ...]]
     utilisation: float
-    networks: "list[Network] | None" = None
-    unlearned: list[np.ndarray] | None = None
+    networks: "Sequence[Network]" = ()
+    unlearned: Sequence[np.ndarray] = ()
 
 
 class Network(NamedTuple):
@@ -115,6 +115,7 @@ def run_block(
     batch_pairs: int,
     report: Callable[[str], None] = lambda stage: None,
     keep_weights: bool = False,
+    keep_unlearned: bool = False,
 ) -> Results:
     """Run all trials of a block.
 
@@ -122,7 +123,8 @@ def run_block(
         directory: what relative paths in the specification refer to.
         batch_pairs: (neuron, sample) pairs that a device works on at a time.
         report: called with the name of each stage as it begins.
-        keep_weights: also return the networks.
+        keep_weights: also return the trained and retrained networks.
+        keep_unlearned: also return each trial's unlearned weights.
     """
     program = block.program
     report("data")
@@ -134,7 +136,7 @@ def run_block(
     with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
         problem_of = [number_of[key] for key in sections]
         work = _Work(block, problem_of, problems, directory, batch_pairs, report)
-        return work.run(keep_weights)
+        return work.run(keep_weights, keep_unlearned)
 
 
 class _Work:
@@ -184,7 +186,7 @@ class _Work:
             )
         return self.order_of[key]
 
-    def run(self, keep_weights: bool) -> Results:
+    def run(self, keep_weights: bool, keep_unlearned: bool) -> Results:
         """All stages."""
         self.report("train")
         place_of, models, utilisation = self.train()
@@ -197,7 +199,7 @@ class _Work:
                 rungs = len(_settings(family.train, branch.evaluate).kink_tols)
                 ways.setdefault((setup, rungs), []).append((number, place))
         parts = [
-            self.evaluate(setup, rungs, owners, place_of, models, keep_weights)
+            self.evaluate(setup, rungs, owners, place_of, models, keep_unlearned)
             for (setup, rungs), owners in ways.items()
         ]
         return Results(
@@ -210,8 +212,8 @@ class _Work:
             step_fraction=np.concatenate([part.step_fraction for part in parts]),
             forgotten=[each for part in parts for each in part.forgotten],
             utilisation=utilisation,
-            networks=self.networks(place_of, models) if keep_weights else None,
-            unlearned=[W for part in parts for W in part.unlearned or ()],
+            networks=self.networks(place_of, models) if keep_weights else (),
+            unlearned=[weights for part in parts for weights in part.unlearned],
         )
 
     def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[Network]:
@@ -293,6 +295,40 @@ class _Work:
         place_of = dict(zip(lanes, map(int, places), strict=True))
         return place_of, models, float(needed.sum()), float(rounds)
 
+    def lay_out(
+        self, owners: Sequence[tuple[int, int]], place_of: Mapping[_Lane, int]
+    ) -> "_Layout":
+        """What the trials of some branches need, each thing once."""
+        found = _Layout({}, {}, [])
+        for number, place in owners:
+            branch = self.families[number].branches[place]
+            first, again = STARTS[branch.retrain.init]
+            trained = _Lane(number, ORIGINAL, _NOTHING)
+            original = found.certificate(trained, branch.evaluate)
+            for indices, fractions in branch.pairs:
+                for index in indices:
+                    forget = self.forget(number, branch.forget, index)
+                    retrained = _Lane(number, first, forget)
+                    lane = ForgetLane(
+                        problem=self.problem_of[number],
+                        trained=place_of[trained],
+                        original=original,
+                        retrained=place_of[retrained],
+                        reference=found.certificate(retrained, branch.evaluate),
+                        again=place_of[_Lane(number, again, forget)],
+                        forget=forget,
+                    )
+                    compared = found.comparison(lane, number, branch.evaluate)
+                    found.trials.extend(
+                        _Trial(number, place, index, compared, fraction) for fraction in fractions
+                    )
+        return found
+
+    def settings_of(self, wanted: Iterable[tuple[int, Evaluation]]) -> Any:
+        """Of families with ways of evaluating, stacked."""
+        each = [_settings(self.families[number].train, evaluate) for number, evaluate in wanted]
+        return self.cast(_stack(each))
+
     def evaluate(
         self,
         setup: Setup,
@@ -300,94 +336,63 @@ class _Work:
         owners: Sequence[tuple[int, int]],
         place_of: Mapping[_Lane, int],
         models: Any,
-        keep_weights: bool,
+        keep_unlearned: bool,
     ) -> Results:
         """Certify, compare, unlearn and judge for branches that share programs."""
-        weight = self.pairs * rungs
+        layout, weight = self.lay_out(owners, place_of), self.pairs * rungs
         orders = self.shared(np.stack(self.orders), "orders")
-        # What branches share is done once: the first of them that asks adds a lane.
-        certified: dict[tuple[_Lane, Evaluation], int] = {}
-        compared: dict[tuple[int, Retraining, Evaluation, int], int] = {}
-        forgotten: list[ForgetLane] = []
-
-        def certificate_of(lane: _Lane, evaluate: Evaluation) -> int:
-            return certified.setdefault((lane, evaluate), len(certified))
-
-        trials: list[_Trial] = []
-        for number, place in owners:
-            branch = self.families[number].branches[place]
-            first, again = STARTS[branch.retrain.init]
-            trained = _Lane(number, ORIGINAL, _NOTHING)
-            for indices, fractions in branch.pairs:
-                for index in indices:
-                    forget = self.forget(number, branch.forget, index)
-                    retrained = _Lane(number, first, forget)
-                    key = number, branch.retrain, branch.evaluate, forget
-                    if key not in compared:
-                        compared[key] = len(forgotten)
-                        forgotten.append(
-                            ForgetLane(
-                                problem=self.problem_of[number],
-                                trained=place_of[trained],
-                                original=certificate_of(trained, branch.evaluate),
-                                retrained=place_of[retrained],
-                                reference=certificate_of(retrained, branch.evaluate),
-                                again=place_of[_Lane(number, again, forget)],
-                                forget=forget,
-                            )
-                        )
-                    trials += [
-                        _Trial(number, place, index, compared[key], fraction)
-                        for fraction in fractions
-                    ]
-
-        def settings_of(number: int, evaluate: Evaluation) -> Settings:
-            return _settings(self.families[number].train, evaluate)
-
-        lanes = [
-            (self.problem_of[lane.family], place_of[lane], lane.forget) for lane, _ in certified
-        ]
-        problem, model, left_out = map(np.asarray, zip(*lanes, strict=True))
-        settings = _stack([settings_of(lane.family, evaluate) for lane, evaluate in certified])
+        certified = [lane for lane, _ in layout.certified]
         certificates, places = run_lanes(
             stages.certify,
             setup,
-            CertifyLane(problem, model, left_out, self.cast(settings)),
+            CertifyLane(
+                problem=np.asarray([self.problem_of[lane.family] for lane in certified]),
+                model=np.asarray([place_of[lane] for lane in certified]),
+                forget=np.asarray([lane.forget for lane in certified]),
+                settings=self.settings_of(
+                    (lane.family, evaluate) for lane, evaluate in layout.certified
+                ),
+            ),
             (self.problems, models, orders),
             weight,
             self.batch_pairs,
         )
         common = (self.problems, models, certificates, orders)
-        sets = ForgetLane(*map(np.asarray, zip(*forgotten, strict=True)))
+        sets = ForgetLane(
+            *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
+        )
         sets = sets._replace(original=places[sets.original], reference=places[sets.reference])
-        settings = self.cast(_stack([settings_of(key[0], key[2]) for key in compared]))
+        settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
         columns, compared_places = run_lanes(
             stages.compare, setup, (sets, settings), common, self.pairs, self.batch_pairs
         )
 
+        # From here on a lane for each trial.
+        trials = layout.trials
         source = np.asarray([trial.compared for trial in trials])
-        each, settings = at((sets, settings), source)
-        methods = [self.families[t.family].branches[t.branch].unlearn for t in trials]
+        sets, settings = at((sets, settings), source)
+        families = [self.families[trial.family] for trial in trials]
+        methods = [f.branches[t.branch].unlearn for f, t in zip(families, trials, strict=True)]
+        fractions = np.asarray([trial.step_fraction for trial in trials], np.float64)
         efforts = self.cast(
             _stack(
                 [
-                    _effort(self.families[trial.family].train, method, trial.step_fraction)
-                    for trial, method in zip(trials, methods, strict=True)
+                    _effort(family.train, method, fraction)
+                    for family, method, fraction in zip(families, methods, fractions, strict=True)
                 ]
             )
         )
-        unlearned, unlearned_places = self.unlearn(
-            setup, [method.method for method in methods], (each, settings, efforts), common
-        )
+        names = [method.method for method in methods]
+        unlearned, unlearned_places = self.unlearn(setup, names, (sets, settings, efforts), common)
         judged, judged_places = run_lanes(
             stages.judge,
             setup,
             JudgeLane(
-                each,
+                sets,
                 settings,
                 unlearned_places,
                 efforts.step_fraction,
-                np.asarray([method.method == "ascent" for method in methods]),
+                np.asarray([name == "ascent" for name in names]),
             ),
             (*common, unlearned),
             weight,
@@ -396,19 +401,19 @@ class _Work:
         columns, judged = jax.device_get((columns, judged))
         columns = {name: column[compared_places][source] for name, column in columns.items()}
         columns |= {name: column[judged_places] for name, column in judged.items()}
-        kept = None
-        if keep_weights:
+        kept: Sequence[np.ndarray] = ()
+        if keep_unlearned:
             weights, u = jax.device_get((unlearned.weights, self.problems.u))
             kept = [
-                weights[place][u[self.problem_of[trial.family]] != 0]
-                for place, trial in zip(unlearned_places, trials, strict=True)
+                weights[place][u[number] != 0]
+                for place, number in zip(unlearned_places, sets.problem, strict=True)
             ]
         return Results(
             columns=columns,
             owner=np.asarray([(trial.family, trial.branch) for trial in trials]),
             number=np.asarray([trial.number for trial in trials]),
-            step_fraction=np.asarray([trial.step_fraction for trial in trials]),
-            forgotten=[_listed(self.orders[place]) for place in each.forget.tolist()],
+            step_fraction=fractions,
+            forgotten=[_listed(self.orders[place]) for place in sets.forget.tolist()],
             utilisation=np.nan,
             unlearned=kept,
         )
@@ -435,7 +440,7 @@ class _Work:
             count += len(part.gradients)
             found.append(part)
         together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-        return grow_to_capacity(together, ("unlearned", self.program)), places
+        return pad_to_capacity(together, ("unlearned", self.program)), places
 
 
 class _Trial(NamedTuple):
@@ -446,6 +451,29 @@ class _Trial(NamedTuple):
     number: int
     compared: int
     step_fraction: float
+
+
+class _Layout(NamedTuple):
+    """Lanes of the stages after training, each once, by their numbers.
+
+    Attributes:
+        certified: (model's lane, way of evaluating) -> its number.
+        compared: (forget set with the numbers of what it needs, family, way of evaluating) -> its
+            number.
+        trials: all of them.
+    """
+
+    certified: dict[tuple[_Lane, Evaluation], int]
+    compared: dict[tuple[ForgetLane, int, Evaluation], int]
+    trials: list[_Trial]
+
+    def certificate(self, lane: _Lane, evaluate: Evaluation) -> int:
+        """The number of a model's certificate."""
+        return self.certified.setdefault((lane, evaluate), len(self.certified))
+
+    def comparison(self, lane: ForgetLane, family: int, evaluate: Evaluation) -> int:
+        """The number of a forget set."""
+        return self.compared.setdefault((lane, family, evaluate), len(self.compared))
 
 
 def _effort(train: Training, method: Any, step_fraction: float) -> Effort:

@@ -17,7 +17,6 @@ from jaxtyping import Int
 
 __all__ = [
     "forget_capacities",
-    "grow_to_capacity",
     "map_lanes",
     "pad_to_capacity",
     "run_in_rounds",
@@ -121,8 +120,8 @@ def _capacity(key: Any, count: int) -> int:
 
 
 def pad_to_capacity(tree: Any, key: Any) -> Any:
-    """Repeat the last entry (NumPy arrays, leading axis) up to a capacity, so that programs that
-    take what lanes share are compiled for few shapes.
+    """Repeat the last entry (leading axis) up to a capacity, so that programs that take what lanes
+    share are compiled for few shapes.
 
     Args:
         key: hashable; names the programs.
@@ -130,13 +129,6 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     count = jax.tree.leaves(tree)[0].shape[0]
     source = np.minimum(np.arange(_capacity(key, count)), count - 1)
     return _take(tree, source)
-
-
-def grow_to_capacity(tree: Any, key: Any) -> Any:
-    """``pad_to_capacity`` of what is on the devices already."""
-    count = jax.tree.leaves(tree)[0].shape[0]
-    places = jnp.minimum(jnp.arange(_capacity(key, count)), count - 1)
-    return _take(tree, places)
 
 
 def forget_capacities() -> None:

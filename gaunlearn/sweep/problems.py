@@ -29,7 +29,7 @@ from gaunlearn.sweep.shapes import Size
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["build_problems", "data_size", "forget_read", "model_of", "size_of"]
+__all__ = ["build_problems", "data_size", "model_of", "size_of"]
 
 # Entries of W(0) that are drawn at a time, in all its initialisations: 32 MB.
 _ENTRIES_PER_BATCH = 4_000_000
@@ -42,35 +42,30 @@ def model_of(section: Any) -> Model:
     return MODELS[section.kind]
 
 
+# What is read is remembered by what the file held, so that a changed one is another.
 @lru_cache(maxsize=8)
-def _file(path: Path) -> Dataset:
-    """What trials are named after, or nothing.
+def _file(path: Path, content: str) -> Dataset:
+    """A file that trials are named after.
 
     Raises:
-        SpecError: the file has changed since the specification was read.
+        SpecError: it has changed since the specification was read.
     """
     data = load_npz(path)
-    if dataset_digest(data) != file_digest(path):
+    if dataset_digest(data) != content:
         raise SpecError(f"{path}: has changed since the specification was read; run again")
     return data
 
 
-def forget_read() -> None:
-    """Read files anew from here on."""
-    for remembered in (_file, _rotated_file, _size_of_file):
-        remembered.cache_clear()
-
-
 @lru_cache(maxsize=8)
-def _rotated_file(path: Path) -> tuple[Coordinates, int]:
-    given, basis = rotate(_file(path))
+def _rotated_file(path: Path, content: str) -> tuple[Coordinates, int]:
+    given, basis = rotate(_file(path, content))
     return given, basis.shape[0]
 
 
 @lru_cache(maxsize=1024)
-def _size_of_file(data: Any, directory: Path) -> tuple[int, int, int]:
+def _size_of_file(data: Any, directory: Path, content: str) -> tuple[int, int, int]:
     if isinstance(data, FileData):
-        given = _file(directory / data.path)
+        given = _file(directory / data.path, content)
     else:
         given = digits(0, data.m, data.classes, data.n_test)
     return len(given.y), given.x.shape[1], len(given.y_test)
@@ -80,7 +75,8 @@ def data_size(data: Any, directory: Path) -> tuple[int, int, int]:
     """(m, d, n_test) of a [data] section."""
     if isinstance(data, MixtureData | IsotropicData):
         return data.m, data.d, data.n_test
-    return _size_of_file(data, directory)
+    content = file_digest(directory / data.path) if isinstance(data, FileData) else ""
+    return _size_of_file(data, directory, content)
 
 
 def size_of(data: Any, model: Any, directory: Path) -> Size:
@@ -214,7 +210,8 @@ def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) 
         given, basis = rotate(digits(seed, data.m, data.classes, data.n_test))
         d = basis.shape[0]
     else:
-        given, d = _rotated_file(directory / data.path)
+        path = directory / data.path
+        given, d = _rotated_file(path, file_digest(path))
     given = pad_coordinates(given, room.samples, room.span, room.fresh_axes)
     made = _given(
         given.data,

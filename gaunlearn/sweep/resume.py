@@ -16,13 +16,12 @@ from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import STARTS, Branch, Family, Pairs
 from gaunlearn.sweep.rows import training_id
 from gaunlearn.sweep.sections import Section
-from gaunlearn.sweep.store import Claim, read_claims, select_rows
+from gaunlearn.sweep.store import Claim, NetworkName, read_claims, select_rows
 from gaunlearn.trial import ORIGINAL
 
-__all__ = ["Finished", "NetworkName", "claims_of", "reconcile", "trial_ids_of"]
+__all__ = ["Finished", "claims_of", "reconcile", "trial_ids_of"]
 
 _Place = tuple[str, int]  # content digest and seed
-NetworkName = tuple[str, str | None, int]  # training_id, what is forgotten, initialisation
 
 
 def claims_of(family: Family, directory: Path) -> list[Claim]:

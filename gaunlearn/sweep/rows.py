@@ -25,7 +25,7 @@ from gaunlearn.sweep.sections import (
     column_name,
 )
 
-__all__ = ["Rows", "cell_of_row", "number_of_row", "parameters_of", "rows_of", "training_id"]
+__all__ = ["Rows", "cell_of_row", "parameters_of", "rows_of", "training_id"]
 
 
 class Rows(NamedTuple):
@@ -116,7 +116,7 @@ def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def number_of_row(row: Mapping[str, Any]) -> int:
+def _number_of_row(row: Mapping[str, Any]) -> int:
     """The number of the forgotten sample, or of the draw."""
     index = row["forget_index"]
     return int(row["forget_draw"] if _is_missing(index) else index)
@@ -151,6 +151,6 @@ def cell_of_row(row: Mapping[str, Any]) -> Cell:
     return Cell(
         **built,
         seeds=(int(row["seed"]),),
-        forget_indices=(number_of_row(row),),
+        forget_indices=(_number_of_row(row),),
         step_fractions=(float(row["step_fraction"]),),
     )

@@ -39,13 +39,13 @@ from gaunlearn.sweep.plan import (
     split_block,
     survey,
 )
-from gaunlearn.sweep.problems import forget_read
-from gaunlearn.sweep.resume import NetworkName, claims_of, reconcile
+from gaunlearn.sweep.resume import claims_of, reconcile
 from gaunlearn.sweep.rows import rows_of, training_id
 from gaunlearn.sweep.sections import SpecError, column_name
 from gaunlearn.sweep.spec import Sweep
 from gaunlearn.sweep.store import (
     Claim,
+    NetworkName,
     Run,
     RunError,
     Weights,
@@ -186,7 +186,6 @@ def run_sweep(
         RunFailedError: the disk is full, or a single trial does not fit into memory.
         KeyboardInterrupt: at the end of the stage during which it was asked for.
     """
-    forget_read()
     if fresh and shard[1] > 1:
         raise SpecError("--fresh with --shard would remove what other shards have stored")
     try:
@@ -318,6 +317,7 @@ class _Runner:
         self.write_manifest()
         self.began = self.manifest_written = time.perf_counter()
         self.computed_seconds = 0.0
+        self.first_stored: float | None = None
         self.left_seconds = self.plan.seconds * (self.total - done) / self.plan.trials
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
@@ -388,10 +388,16 @@ class _Runner:
         self.median = float(np.median(known)) if known.size else math.nan
         self.utilisation.append((results.utilisation, block.trials))
         seconds = Load.total(block.families).seconds(block.program)
-        self.computed_seconds += seconds
         self.left_seconds = max(0.0, self.left_seconds - seconds)
         now = time.perf_counter()
-        self.seconds_left = (now - self.began) / self.computed_seconds * self.left_seconds
+        # The first block's time is mostly that of compilation: until there is another one, the
+        # plan's own estimate serves.
+        if self.first_stored is None:
+            self.first_stored = now
+        else:
+            self.computed_seconds += seconds
+        pace = (now - self.first_stored) / self.computed_seconds if self.computed_seconds else 1.0
+        self.seconds_left = pace * self.left_seconds
         if now - self.manifest_written > _MANIFEST_S:
             self.write_manifest()
             self.manifest_written = now
@@ -400,11 +406,16 @@ class _Runner:
     def store_networks(self, block: Block, results: Results, stored: set[NetworkName]) -> None:
         """Write those that are not stored yet: blocks may share trainings."""
         new = {}
-        for network in results.networks or ():
+        for network in results.networks:
             weights = Weights(
-                training_id(block.families[network.family], self.sweep.directory),
-                None if network.forget is None else forget_name(*network.forget),
-                *network[2:],
+                training_id=training_id(block.families[network.family], self.sweep.directory),
+                forget=None if network.forget is None else forget_name(*network.forget),
+                forgotten=network.forgotten,
+                start=network.start,
+                W=network.W,
+                u=network.u,
+                x=network.x,
+                y=network.y,
             )
             name = weights.training_id, weights.forget, weights.start
             if name not in stored:

@@ -41,8 +41,16 @@ def at(tree: Any, place: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
+def _problem_and_kept(problems: Any, orders: Array, lane: Any) -> tuple[Any, Array]:
+    """A lane's problem, and which of its samples the lane does not forget."""
+    problem = at(problems, lane.problem)
+    return problem, problem.present & (orders[lane.forget] == 0)
+
+
 class TrainLane(NamedTuple):
-    """A ``_Lane`` as numbers: of its problem and settings, its start, and what it forgets."""
+    """A training or retraining: its start, and the numbers of its problem, its settings and what it
+    forgets.
+    """
 
     problem: Any
     settings: Any
@@ -55,8 +63,7 @@ def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any)
     problems, settings, orders = common
 
     def descent(lane):
-        problem = at(problems, lane.problem)
-        keep = problem.present & (orders[lane.forget] == 0)
+        problem, keep = _problem_and_kept(problems, orders, lane)
         return descent_of(setup, at(settings, lane.settings), problem, lane.start, keep)
 
     states, places = run_in_rounds(
@@ -69,8 +76,7 @@ def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any)
 
     def finish(pair):
         lane, state = pair
-        problem = at(problems, lane.problem)
-        keep = problem.present & (orders[lane.forget] == 0)
+        problem, keep = _problem_and_kept(problems, orders, lane)
         return finish_training(setup, problem, lane.start, keep, descent(lane).result(state))
 
     models = map_lanes(finish, (lanes, states), count, batch)
@@ -91,8 +97,7 @@ def certify(setup: Setup, batch: int, lanes: CertifyLane, count: Array, common: 
     problems, models, orders = common
 
     def one(lane):
-        problem = at(problems, lane.problem)
-        keep = problem.present & (orders[lane.forget] == 0)
+        problem, keep = _problem_and_kept(problems, orders, lane)
         return certify_stage(setup, lane.settings, problem, at(models, lane.model), keep)
 
     return map_lanes(one, lanes, count, batch)

@@ -38,6 +38,7 @@ from gaunlearn.sweep.place import Place, StorageError
 __all__ = [
     "ROW_GROUP",
     "Claim",
+    "NetworkName",
     "Run",
     "RunError",
     "Weights",
@@ -79,8 +80,9 @@ _WEIGHTS = pa.schema(
         pa.field("y", pa.list_(pa.float64()), metadata={"meaning": "labels"}),
     ]
 )
-# Which network a row of weights/ is.
+# Which network a row of weights/ is, and such a name.
 _NETWORK = ("training_id", "forget", "start")
+NetworkName = tuple[str, str | None, int]
 # Rows of a row group: large enough to scan fast, small enough to skip.
 ROW_GROUP = 65_536
 
@@ -332,13 +334,13 @@ def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
     (run / "weights").write(f"{key}.parquet", _to_bytes(table))
 
 
-def stored_networks(run: Place, set_damaged_aside: bool) -> set[tuple[str, str | None, int]]:
+def stored_networks(run: Place, set_damaged_aside: bool) -> set[NetworkName]:
     """(training_id, forget, start) of every network that is stored.
 
     Args:
         set_damaged_aside: move files that cannot be read to unused/, so that they are replaced.
     """
-    found: set[tuple[str, str | None, int]] = set()
+    found: set[NetworkName] = set()
     folder = run / "weights"
     for name in _parquet_files(folder):
         try:

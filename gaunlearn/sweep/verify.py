@@ -33,7 +33,6 @@ from gaunlearn.sweep.plan import (
     families_of_cells,
     plan_blocks,
 )
-from gaunlearn.sweep.problems import forget_read
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
 from gaunlearn.sweep.store import Run, RunError, read_claims
@@ -202,7 +201,6 @@ def verify_run(
         RunError: the run is of another version, or cannot be read.
     """
     forget_files()
-    forget_read()
     if not any_version:
         _check_versions(run, commit)
     stored = run.to_pandas()
@@ -235,7 +233,7 @@ def verify_run(
         for block in plan_blocks(lambda: some, directory, rooms, limits):
             machine.drop_programs_if_crowded()
             pairs = machine.batch_pairs()
-            yield block, run_block(block, directory, pairs, keep_weights=True)
+            yield block, run_block(block, directory, pairs, keep_weights=True, keep_unlearned=True)
 
     for block, results in recompute(families):
         batch |= _named_rows(block, results, directory)
@@ -286,8 +284,7 @@ def _by_reference(
 ) -> dict[str, _Reference]:
     """epsilon, delta and tau of the trained, retrained and unlearned networks of a block."""
     networks = {
-        (network.family, network.forget, network.start): network
-        for network in results.networks or ()
+        (network.family, network.forget, network.start): network for network in results.networks
     }
     contents = [family.contents(directory) for family in block.families]
     found = {}
@@ -296,7 +293,7 @@ def _by_reference(
         results.number.tolist(),
         results.step_fraction.tolist(),
         results.forgotten,
-        results.unlearned or (),
+        results.unlearned,
         strict=True,
     )
     for (number, place), index, fraction, forgotten, unlearned in each:
