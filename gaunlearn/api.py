@@ -135,11 +135,7 @@ def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "method"))
-def _apply(model, loss, method, weights, u, x, y, order, kink_tols, tau_budget, effort):
-    everything = order >= 0
-    # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
-    unit = weights / jnp.max(jnp.abs(weights))
-    found = _certificate.certify(model, unit, u, x, y, everything, kink_tols, tau_budget)
+def _apply(model, loss, method, weights, u, x, y, order, found, kink_tols, tau_budget, effort):
     q = margins(model, weights, u, x, y)
     situation = Situation(
         weights=weights,
@@ -155,7 +151,7 @@ def _apply(model, loss, method, weights, u, x, y, order, kink_tols, tau_budget, 
         kink_tols=kink_tols,
         tau_budget=tau_budget,
     )
-    return METHODS[method](model, LOSSES[loss], situation, effort), found.separated
+    return METHODS[method](model, LOSSES[loss], situation, effort)
 
 
 _solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
@@ -423,15 +419,17 @@ def _unlearned_by(
     w, out = check_weights(W, u, x_.shape[1])
     order, model = check_forget(forget, len(y_)), _model(u, how.leak)
     tols, budget = _tolerances(how.kink_tol), _budget(how.tau_budget)
-    small = _reduce(w, x_)
+    small, everything = _reduce(w, x_), order >= 0
+    # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
+    unit = small.weights / (np.abs(w).max() or 1.0)
     with jax.enable_x64(True):
-        found, separated = jax.device_get(
-            _apply(
-                model, loss, method, small.weights, out, small.x, y_, order, tols, budget, effort
+        _, original = _rungs(model, unit, out, small.x, y_, everything, tols, budget)
+        if not original.separated:
+            raise ValueError(
+                "W does not separate the samples: it has no multipliers to unlearn with"
             )
-        )
-    if not separated:
-        raise ValueError("W does not separate the samples: it has no multipliers to unlearn with")
+        arguments = small.weights, out, small.x, y_, order, original, tols, budget, effort
+        found = jax.device_get(_apply(model, loss, method, *arguments))
     unlearned = w + small.lift(found.weights - small.weights)
     return Unlearned(unlearned[0] if u is None else unlearned, float(found.gradients))
 

@@ -142,9 +142,10 @@ def snap(
         )
         return a
 
-    for _ in range(2):
-        weights = weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
-    return weights
+    def once(_, weights):
+        return weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
+
+    return jax.lax.fori_loop(0, 2, once, weights)
 
 
 def _multipliers(

@@ -181,7 +181,8 @@ def _solve_face(
         return ratio(mass @ (slope * c), tied_mass)
 
     c = jnp.where(free, point.c, slope * level_of(point.c))
-    for _ in range(_SOLVES):
+
+    def once(_, c):
         step, _ = descend_on_face(
             operator(c) - targets,
             operator,
@@ -192,7 +193,9 @@ def _solve_face(
             goal,
             2 * slope.shape[1] + 20,
         )
-        c = c + step
+        return c + step
+
+    c = jax.lax.fori_loop(0, _SOLVES, once, c)
     return c, level_of(c)
 
 

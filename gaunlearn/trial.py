@@ -22,7 +22,6 @@ from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
 from gaunlearn.types import AnyArray, Problem
 from gaunlearn.unlearning import METHODS, Effort, Situation, Unlearned, estimated_multipliers
-from gaunlearn.unlearning.solves import solve_spd
 
 __all__ = [
     "FRESH",
@@ -47,6 +46,8 @@ INITIALISATIONS = 3
 
 # A logit or margin of so many units of rounding, relative to the network's scale, is zero.
 _ZERO_UNITS = 100
+# Of a vector's length: what is left of it when it depends on others, but for rounding.
+_DEPENDENT = 1e-5
 
 
 class Setup(NamedTuple):
@@ -250,12 +251,31 @@ def _shares(problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " 
     """How many times each initialisation's part outside the samples' span is in some weights.
 
     Training leaves it as it is, limits have none of it, methods may shrink it. All weights here
-    are such sums, so that least squares finds them.
+    are such sums, which Gram and Schmidt's directions of the few parts take apart.
     """
     initial = problem.initial_weights
-    r = problem.x.shape[1] - initial.shape[0]
-    parts = initial[:, :, r:].reshape(initial.shape[0], -1)
-    return solve_spd(parts @ parts.T, parts @ weights[:, r:].ravel())
+    k = initial.shape[0]
+    r = problem.x.shape[1] - k
+    parts = initial[:, :, r:].reshape(k, -1)
+    rest = weights[:, r:].ravel()
+    directions: list[Array] = []
+    along, lengths = [], []
+    for part in parts:
+        own = part
+        for direction in directions:
+            own = own - (direction @ own) * direction
+        length = jnp.linalg.norm(own)
+        # Where fewer dimensions are left than there are parts, some add nothing.
+        exists = length > _DEPENDENT * jnp.linalg.norm(part)
+        directions.append(jnp.where(exists, own / jnp.where(exists, length, 1.0), 0.0))
+        lengths.append(jnp.where(exists, length, 1.0))
+        along.append(directions[-1] @ rest)
+        rest = rest - along[-1] * directions[-1]
+    shares = [jnp.zeros(())] * k
+    for a in reversed(range(k)):
+        later = sum((directions[a] @ parts[b]) * shares[b] for b in range(a + 1, k))
+        shares[a] = (along[a] - later) / lengths[a]
+    return jnp.stack(shares)
 
 
 def fresh_logits(

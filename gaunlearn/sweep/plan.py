@@ -66,7 +66,7 @@ STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 _TRAINING_EXTRA, _EVALUATION = 800, 1200
 # A block is to take about so long, and have at most so many rows: enough that engine and files cost
 # little, few enough that an interruption loses little.
-_BLOCK_S, _BLOCK_ROWS = 4.0, 50_000
+_BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
