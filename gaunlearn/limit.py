@@ -37,7 +37,14 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.cone import descend_on_face, gershgorin, inner, ratio
 from gaunlearn.interior import follow_central_path
-from gaunlearn.models import Model, activation, neuron_count, preactivations, slopes
+from gaunlearn.models import (
+    Model,
+    activation,
+    clean_preactivations,
+    neuron_count,
+    preactivations,
+    slopes,
+)
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
@@ -359,7 +366,7 @@ def find_limit(
     steepest = jnp.max(lengths**2) * mass.sum()
     gram = jnp.where(constrained[:, None] & constrained, signed @ signed.T, 0.0)
 
-    z = preactivations(weights, x)
+    z = clean_preactivations(weights, u, x)
     q = y * (u @ activation(model, z))
     least = jnp.min(jnp.where(retain, q, jnp.inf))
     norm = jnp.linalg.norm(weights)

@@ -262,11 +262,13 @@ def test_same_sign_pair_is_released_once_the_program_is_solved():
     np.testing.assert_allclose(limit.W[1], x[1] / (2 * np.sum(x[1] ** 2)), atol=1e-14)
 
 
-def test_dead_neuron_stays_dead():
-    """A row of zeros, or one that is off on all its samples, changes nothing and is 0 itself."""
+@pytest.mark.parametrize("size", [0.0, 1e-16])
+def test_dead_neuron_stays_dead(size):
+    """A row of zeros, or of rounding, changes nothing and is 0 itself."""
     W, u, x, y = network(1, 10, 5, 20)
     limit = gaunlearn.find_limit(W, u, x, y)
-    dead = np.vstack([W, np.zeros((1, 20))])
+    rounding = size * np.linalg.norm(W) * np.random.default_rng(0).normal(size=(1, 20))
+    dead = np.vstack([W, rounding])
     more = gaunlearn.find_limit(dead, np.append(u, 0.7), x, y)
     np.testing.assert_allclose(more.W, np.vstack([limit.W, np.zeros((1, 20))]), atol=1e-13)
     assert more.pattern_changes == limit.pattern_changes
