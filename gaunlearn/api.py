@@ -22,6 +22,7 @@ from gaunlearn.checks import (
     check_samples,
     check_weights,
 )
+from gaunlearn.coordinates import reduce
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, Model, leaky_relu
 from gaunlearn.report.figures import draw
@@ -135,8 +136,10 @@ def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
 
 
 @partial(jax.jit, static_argnames=("model", "loss", "method"))
-def _apply(model, loss, method, weights, u, x, y, order, found, kink_tols, tau_budget, effort):
-    q = margins(model, weights, u, x, y)
+def _apply(
+    model, loss, method, weights, u, x, y, order, retain, found, kink_tols, tau_budget, effort
+):
+    q = jnp.where((order > 0) | retain, margins(model, weights, u, x, y), jnp.inf)
     situation = Situation(
         weights=weights,
         scale=jnp.min(q) ** (1 / model.homogeneity),
@@ -145,7 +148,7 @@ def _apply(model, loss, method, weights, u, x, y, order, found, kink_tols, tau_b
         x=x,
         y=y,
         order=order,
-        retain=order == 0,
+        retain=retain,
         retrained=weights,
         retraining_steps=jnp.asarray(0),
         kink_tols=kink_tols,
@@ -160,34 +163,6 @@ _solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
 def _model(u: ArrayLike | None, leak: float) -> Model:
     leak = check_leak(leak, linear=u is None)
     return LINEAR if u is None else leaky_relu(leak)
-
-
-class _Reduced(NamedTuple):
-    """Weights and samples in coordinates of the samples' span; the rest of each neuron is one more
-    coordinate, in which all samples are zero.
-    """
-
-    weights: Float
-    x: Float
-    basis: Float
-    direction: Float
-
-    def lift(self, weights: Float) -> Float:
-        """Other weights in these coordinates, (n, r + 1), in the original ones, (n, d)."""
-        return weights[:, :-1] @ self.basis.T + weights[:, -1:] * self.direction
-
-
-def _reduce(w: Float, x: Float) -> _Reduced:
-    basis = np.linalg.qr(x.T)[0]
-    inside = w @ basis
-    outside = w - inside @ basis.T
-    lengths = np.linalg.norm(outside, axis=1)
-    return _Reduced(
-        weights=np.column_stack([inside, lengths]),
-        x=np.column_stack([x @ basis, np.zeros(len(x))]),
-        basis=basis,
-        direction=outside / np.where(lengths > 0, lengths, 1.0)[:, None],
-    )
 
 
 def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
@@ -255,11 +230,13 @@ def certify(
     tols = _tolerances(kink_tol)
     budget = _budget(tau_budget)
     # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
-    small = _reduce(w / (np.abs(w).max() or 1.0), x_)
+    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
+    mask = small.widen(mask)
     with jax.enable_x64(True):
         rungs, best = jax.device_get(
-            _rungs(model, small.weights, out, small.x, y_, mask, tols, budget)
+            _rungs(model, small.weights, small.u, small.x, small.y, mask, tols, budget)
         )
+    (n, _), m = w.shape, len(y_)
 
     def public(c, ladder=()):
         snapped = small.lift(c.weights)
@@ -267,14 +244,14 @@ def certify(
             epsilon=float(c.epsilon),
             delta=float(c.delta),
             tau=float(c.tau),
-            multipliers=c.multipliers,
+            multipliers=c.multipliers[:m],
             kink_pairs=int(c.kink_pairs),
             separated=bool(c.separated),
-            coefficients=c.coefficients,
+            coefficients=c.coefficients[:n, :m],
             kink_tol=float(c.kink_tol),
             gap=float(c.gap),
             weights=snapped[0] if u is None else snapped,
-            margins=c.margins,
+            margins=c.margins[:m],
             ladder=ladder,
         )
 
@@ -419,16 +396,18 @@ def _unlearned_by(
     w, out = check_weights(W, u, x_.shape[1])
     order, model = check_forget(forget, len(y_)), _model(u, how.leak)
     tols, budget = _tolerances(how.kink_tol), _budget(how.tau_budget)
-    small, everything = _reduce(w, x_), order >= 0
+    small = reduce(w, out, x_, y_, linear=u is None)
+    problem = small.u, small.x, small.y
     # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
     unit = small.weights / (np.abs(w).max() or 1.0)
+    everything, retain, order = map(small.widen, (order >= 0, order == 0, order))
     with jax.enable_x64(True):
-        _, original = _rungs(model, unit, out, small.x, y_, everything, tols, budget)
+        _, original = _rungs(model, unit, *problem, everything, tols, budget)
         if not original.separated:
             raise ValueError(
                 "W does not separate the samples: it has no multipliers to unlearn with"
             )
-        arguments = small.weights, out, small.x, y_, order, original, tols, budget, effort
+        arguments = small.weights, *problem, order, retain, original, tols, budget, effort
         found = jax.device_get(_apply(model, loss, method, *arguments))
     unlearned = w + small.lift(found.weights - small.weights)
     return Unlearned(unlearned[0] if u is None else unlearned, float(found.gradients))
@@ -468,19 +447,19 @@ def find_limit(
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
     mask, model = check_retain(retain, len(y_)), _model(u, leak)
-    w = w / (np.abs(w).max() or 1.0)
-    basis = np.linalg.qr(x_.T)[0]
-    # Only the signs of pre-activations and the scale of W matter: no more of W is needed.
+    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
+    mask = small.widen(mask)
     with jax.enable_x64(True):
-        found = jax.device_get(_solve_limit(model, w @ basis, out, x_ @ basis, y_, mask))
-    weights = found.weights @ basis.T
+        found = jax.device_get(_solve_limit(model, small.weights, small.u, small.x, small.y, mask))
+    (n, _), m = w.shape, len(y_)
+    weights = small.lift(found.weights)
     return Limit(
         W=weights[0] if u is None else weights,
-        multipliers=found.multipliers,
+        multipliers=found.multipliers[:m],
         status=_limit.STATUSES[int(found.status)],
         iterations=int(found.iterations),
-        coefficients=found.coefficients,
-        margins=found.margins,
+        coefficients=found.coefficients[:n, :m],
+        margins=found.margins[:m],
         epsilon=float(found.epsilon),
         delta=float(found.delta),
         pattern_changes=int(found.pattern_changes),

@@ -4,6 +4,14 @@ import os
 
 import jax
 import pytest
+
+# Tests run many small programs, most of them once: how fast the compiler is counts, not how fast
+# its programs are. Before any device is used, and for the processes that tests start. A flag that
+# a later XLA does not know would end the process.
+if jax.__version_info__ < (0, 12):
+    fast = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{fast} {os.environ.get('XLA_FLAGS', '')}"
+
 from runs import SPEC, write
 
 import gaunlearn

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import gaunlearn
+from gaunlearn import api, coordinates
 from gaunlearn.data.real import digits
 
 N, M, D = 12, 6, 9
@@ -137,6 +138,37 @@ def test_order_of_samples_and_neurons_does_not_matter(seed):
     b = gaunlearn.certify(W[rows], u[rows], x[columns], y[columns])
     same(a, b)
     np.testing.assert_allclose(b.multipliers, a.multipliers[columns], atol=1e-8)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_room_for_more_does_not_matter(monkeypatch, linear):
+    """Samples, neurons and coordinates that are not there change no number beyond rounding."""
+    W, u, x, y = separated_network(np.random.default_rng(3), N, M, D)
+    if linear:
+        W, u = np.linalg.lstsq(x, y, rcond=None)[0], None
+    found = []
+    for least in (1, 32):
+        monkeypatch.setattr(coordinates, "_LEAST", least)
+        limit = gaunlearn.find_limit(W, u, x, y, retain=np.arange(M) != 1)
+        moved = gaunlearn.unlearn(W, u, x, y, [2, 0], "sequential_ascent", step_fraction=0.3)
+        found.append((gaunlearn.certify(W, u, x, y), limit, moved))
+    (a, limit, moved), (b, other_limit, other_moved) = found
+    same(a, b)
+    for name in ("weights", "multipliers", "coefficients", "margins"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-9, err_msg=name)
+    for name in ("W", "multipliers", "coefficients", "margins"):
+        want = getattr(limit, name)
+        np.testing.assert_allclose(getattr(other_limit, name), want, atol=1e-9, err_msg=name)
+    np.testing.assert_allclose(other_moved.W, moved.W, atol=1e-9)
+    assert other_moved.gradients == moved.gradients
+
+
+def test_problems_of_many_sizes_share_a_program():
+    before = api._rungs._cache_size()
+    for n, m, d in ((9, 17, 40), (12, 20, 18), (16, 31, 99)):
+        W, u, x, y = separated_network(np.random.default_rng(n), n, m, d)
+        assert gaunlearn.certify(W, u, x, y, kink_tol=[0.0, 1e-3]).coefficients.shape == (n, m)
+    assert api._rungs._cache_size() == before + 1
 
 
 @few

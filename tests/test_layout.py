@@ -44,7 +44,7 @@ LAYERS = [
     {"cone", "interior"},
     {"data.real", "data.distributions", "data.reduction", "data.__init__"},
     {"models", "losses"},
-    {"types", "checks", "schema"},
+    {"types", "checks", "schema", "coordinates"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NUMERICAL = {name for names in LAYERS[LEVEL["trial"] :] for name in names} - {"doctor", "schema"}
