@@ -209,8 +209,8 @@ def certify(
             ``kink_tol * (||W||_F / sqrt(n)) * ||x_i||`` of zero is projected to zero, where the
             derivative of ReLU is free in [0, 1]; n counts neurons with u_j != 0.
             None ignores kinks (derivative 1[z > 0]).
-        tau_budget: of the ladder, the least epsilon with tau within this budget is returned;
-            if none is within it, the rung with the least tau.
+        tau_budget: of the ladder, the least epsilon with tau within this budget is returned (of
+            several that differ by rounding, the first); if none is within it, the least tau.
         leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
 
     Returns:

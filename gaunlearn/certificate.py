@@ -17,7 +17,14 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.cone import ConePoint
 from gaunlearn.kkt import solve_multipliers
-from gaunlearn.models import Model, logits, neuron_count, preactivations, slopes
+from gaunlearn.models import (
+    Model,
+    logits,
+    neuron_count,
+    preactivations,
+    rounding_reach,
+    slopes,
+)
 
 __all__ = [
     "IGNORED_KINKS",
@@ -38,9 +45,7 @@ TAU_BUDGET = 1e-3
 # A negative tolerance: no pair is at a kink.
 IGNORED_KINKS = (-1.0,)
 
-# Pairs this many units of rounding from zero are at a kink whatever the tolerance, and a
-# projection that leaves a pair further away than _SNAP_ERROR of its scale has failed.
-_ZERO_UNITS = 16
+# A projection that leaves a pair further away from zero than so many units of rounding has failed.
 _SNAP_ERROR = 1e6
 
 # An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
@@ -221,10 +226,9 @@ def _rung(
     rounding = jnp.finfo(weights.dtype).eps
     # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
     scale = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u))
-    zero = _ZERO_UNITS * rounding * jnp.linalg.norm(weights, axis=1)
     z = preactivations(weights, x)
     if model.has_kinks:
-        reach = jnp.maximum(kink_tol * scale, zero)[:, None] * lengths
+        reach = jnp.maximum(kink_tol * scale * lengths, rounding_reach(weights, u, x))
         kink = (kink_tol >= 0) & retain & (jnp.abs(z) <= reach) & (u[:, None] != 0)
         snapped = snap(weights, x, kink)
     else:
@@ -289,14 +293,14 @@ def ladder(
 
 def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:
     """The rung with the least epsilon among those with tau <= budget; if there are none, the
-    one with the least tau; the first in case of a tie.
+    one with the least tau; the first in case of a tie, which differences of rounding do not break.
     """
-    epsilon = jnp.where(rungs.separated, rungs.epsilon, jnp.inf)
     tau = jnp.where(rungs.separated, rungs.tau, jnp.inf)
-    within = tau <= tau_budget
-    best = jnp.where(
-        jnp.any(within), jnp.argmin(jnp.where(within, epsilon, jnp.inf)), jnp.argmin(tau)
-    )
+    within = rungs.separated & (tau <= tau_budget)
+    epsilon = jnp.where(within, rungs.epsilon, jnp.inf)
+    rounding = _EXACT_UNITS * jnp.finfo(tau.dtype).eps
+    as_good = epsilon <= jnp.min(epsilon) + rounding * jnp.linalg.norm(rungs.weights, axis=(1, 2))
+    best = jnp.where(jnp.any(within), jnp.argmax(as_good), jnp.argmin(tau))
     return jax.tree.map(lambda leaf: leaf[best], rungs)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "neuron_count",
     "output_weights",
     "preactivations",
+    "rounding_reach",
     "slopes",
 ]
 
@@ -102,16 +103,24 @@ def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Floa
     return weights @ x.T
 
 
+def rounding_reach(
+    weights: Float[Array, "n r"], u: Float[Array, " n"], x: Float[Array, "m r"]
+) -> Float[Array, "n m"]:
+    """Pre-activations up to this may be rounding: relative to the network's scale, from which steps
+    and projections leave errors on small rows too, and to the row's own.
+    """
+    scale = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u))
+    size = jnp.maximum(scale, jnp.linalg.norm(weights, axis=1))
+    units = _ZERO_UNITS * jnp.finfo(weights.dtype).eps
+    return units * size[:, None] * jnp.linalg.norm(x, axis=1)
+
+
 def clean_preactivations(
     weights: Float[Array, "n r"], u: Float[Array, " n"], x: Float[Array, "m r"]
 ) -> Float[Array, "n m"]:
-    """z_ji, and exactly 0 where it is rounding, relative to the network's scale: at a kink the sign
-    of what rounding leaves means nothing.
-    """
+    """z_ji, and exactly 0 where it may be rounding: at a kink the sign of that means nothing."""
     z = preactivations(weights, x)
-    noise = _ZERO_UNITS * jnp.finfo(weights.dtype).eps * jnp.linalg.norm(weights)
-    reach = noise / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
-    return jnp.where(jnp.abs(z) <= reach, 0.0, z)
+    return jnp.where(jnp.abs(z) <= rounding_reach(weights, u, x), 0.0, z)
 
 
 def logits(

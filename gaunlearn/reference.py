@@ -73,7 +73,8 @@ def certify(
     kink = np.zeros((len(W), len(x)), bool)
     if not linear and kink_tol is not None:
         scale = np.linalg.norm(W) / np.sqrt(len(W))
-        rounding = 16 * np.finfo(float).eps * np.linalg.norm(W, axis=1)
+        size = np.maximum(scale, np.linalg.norm(W, axis=1))
+        rounding = 100 * np.finfo(float).eps * size
         reach = np.maximum(kink_tol * scale, rounding)[:, None] * np.linalg.norm(x, axis=1)
         kink = (np.abs(W @ x.T) <= reach) & retain
     snapped = _project_rows(W, x, kink)
