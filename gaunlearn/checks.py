@@ -4,13 +4,29 @@ All raise ValueError. Nothing inside a compiled program raises: a single trial t
 that says so.
 """
 
+import difflib
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_forget", "check_leak", "check_retain", "check_samples", "check_weights"]
+__all__ = [
+    "check_forget",
+    "check_leak",
+    "check_retain",
+    "check_samples",
+    "check_weights",
+    "did_you_mean",
+]
+
+
+def did_you_mean(given: Any, allowed: Iterable[Any]) -> str:
+    """A hint to stand before what is allowed, or nothing where nothing is near."""
+    words = [word for word in allowed if isinstance(word, str)]
+    close = difflib.get_close_matches(given, words, n=1) if isinstance(given, str) else []
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _numbers(value: ArrayLike, name: str) -> NDArray[np.float64]:

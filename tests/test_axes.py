@@ -14,7 +14,7 @@ from gaunlearn.sweep.plan import families_of, survey
 from gaunlearn.sweep.problems import _file, build_problems
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.shapes import Size
-from gaunlearn.sweep.spec import load_spec
+from gaunlearn.sweep.spec import load_spec, question_of
 
 BASE = """# Which?
 [sweep]
@@ -171,7 +171,7 @@ def test_ranges_by_hand():
         ({"start": 0, "stop": 2, "count": 3, "scale": "log"}, "must be positive"),
         ({"start": 1, "stop": 1, "count": 3}, "must differ"),
         ({"start": "a", "stop": 1, "count": 3}, "start must be a number"),
-        ({"start": 1, "stop": 2, "count": 3, "scale": "cubic"}, "scale = 'cubic' must be one of"),
+        ({"start": 1, "stop": 2, "count": 3, "scale": "cubic"}, "scale = 'cubic': must be one of"),
         ({"low": 2, "high": 1}, "low must be smaller"),
         ({"low": 0, "high": 1, "scale": "log"}, "low must be positive"),
         ({"low": 0, "high": math.inf}, "high must be a number"),
@@ -333,7 +333,18 @@ def test_filters_leave_out_combinations(load):
         (["sweep.zip=['m']"], "must be a list of two or more"),
         (["data.d={low = 10, high = 20}"], r"data.d: an interval needs a design"),
         (["evaluate.kink_tol=[0.0, [1.0]]"], r"kink_tol = \[1.0\]: must be a valid number"),
-        (["data.m=[{a = 1}]"], r"data.m = \{'a': 1\}: must be a valid integer"),
+        (["data.m=[{a = 1}]"], "a list is of values; a range or interval stands alone"),
+        (["evaluate.kink_tol=[[0.1], 0.3]"], "kink_tol = 0.3: must be a valid list"),
+        (["data.kind=isotropc"], "data.kind: 'isotropc'; did you mean 'isotropic'"),
+        (["forget.rule=randm"], "forget.rule: 'randm'; did you mean 'random'"),
+        (["unlearn.method=newtn"], "unlearn.method: 'newtn'; did you mean 'newton'"),
+        (["train.loss=logistics"], "train.loss = 'logistics': did you mean 'logistic'"),
+        (["train.end=limits"], "train.end = 'limits': did you mean 'limit'"),
+        (["compute.dtype=float46"], "compute.dtype = 'float46': did you mean 'float64'"),
+        (["data.d={low = 10, high = 20}", "sweep.design={kind = 'sobel', count = 4}"],
+         "did you mean 'sobol'"),
+        (["data.d={low = 10, high = 20, scale = 'lin'}"], "did you mean 'linear'"),
+        (["model.n='round(m, -99999999999)'"], "cannot round to -99999999999 digits"),
         (["data.m=[[4], [4]]"], r"data.m: the value \[4\] is given twice"),
         (
             [
@@ -368,6 +379,15 @@ def test_wrong_specifications_are_one_clear_line(load, overrides, message):
     with pytest.raises(SpecError, match=message) as caught:
         load(*overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_names_and_marks_that_editors_give_files(tmp_path):
+    """A byte-order mark is no part of the question; the run's name is the file's, spelt anew."""
+    path = tmp_path / "my spec.v2.toml"
+    path.write_text("\ufeff" + BASE, encoding="utf-8")
+    sweep = load_spec(path)
+    assert sweep.name == "my-spec-v2"
+    assert sweep.question == question_of(path) == "Which?"
 
 
 def test_overrides_keep_the_rest_of_the_text(load):

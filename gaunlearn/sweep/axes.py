@@ -9,7 +9,6 @@
 Values only, no sections: which parameters there are is ``sections``' business.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 import numpy as np
 from scipy.stats import qmc
 
+from gaunlearn.checks import did_you_mean
 from gaunlearn.sweep.expressions import Expression, parse
 
 __all__ = [
@@ -90,14 +90,14 @@ def is_hashable(value: Any) -> bool:
 def _check_keys(value: Mapping[str, Any], allowed: Sequence[str], needed: Sequence[str]) -> None:
     for key in value:
         if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"unknown key {key!r}; {hint}{ALLOWED}")
+            raise ValueError(f"unknown key {key!r}; {did_you_mean(key, allowed)}{ALLOWED}")
     for key in needed:
         if not is_number(value.get(key)):
             raise ValueError(f"{key} must be a number; {ALLOWED}")
-    if value.get("scale", "linear") not in _SCALES:
-        raise ValueError(f"scale = {value['scale']!r} must be one of {', '.join(_SCALES)}")
+    scale = value.get("scale", "linear")
+    if scale not in _SCALES:
+        hint = did_you_mean(scale, _SCALES)
+        raise ValueError(f"scale = {scale!r}: {hint}must be one of {', '.join(_SCALES)}")
 
 
 def _check_width(width: float, names: str) -> None:
@@ -162,6 +162,8 @@ def read_value(
     if isinstance(value, list) and not (listed and not (value and isinstance(value[0], list))):
         if not value:
             raise ValueError("an axis needs at least one value, not []")
+        if any(isinstance(v, dict) for v in value):
+            raise ValueError("a list is of values; a range or interval stands alone, not in it")
         return [parse(v) if number and isinstance(v, str) else v for v in value]
     return [value]
 

@@ -25,6 +25,8 @@ _MAX_LENGTH = 500
 # Integers beyond this are no parameters of anything; powers of powers would take for ever, and
 # Python refuses to print what is longer than some thousand digits.
 _MAX_BITS = 256
+# Python would compute 10 to that power.
+_MAX_DIGITS = 400
 
 
 class Expression(NamedTuple):
@@ -78,6 +80,12 @@ def _power(base: Any, exponent: Any) -> Any:
     return found
 
 
+def _round(value: Any, digits: int = 0, /) -> Any:
+    if abs(digits) > _MAX_DIGITS:
+        raise ValueError(f"cannot round to {digits} digits")
+    return round(value, digits) if digits else round(value)
+
+
 def _times(a: Any, b: Any) -> Any:
     if isinstance(a, str) or isinstance(b, str):
         raise TypeError("text cannot be multiplied")
@@ -128,7 +136,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "log2": math.log2,
     "max": max,
     "min": min,
-    "round": round,
+    "round": _round,
     "sqrt": math.sqrt,
 }
 _ALLOWED = (

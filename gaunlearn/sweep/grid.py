@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
 from pydantic import ValidationError
 
+from gaunlearn.checks import did_you_mean
 from gaunlearn.sweep.axes import Axis, is_hashable, is_number
 from gaunlearn.sweep.expressions import Expression, ExpressionError
 from gaunlearn.sweep.sections import (
@@ -261,11 +262,14 @@ class Grid:
             key = f"{section}.{name}"
             if first["type"] == "missing" and len(first["loc"]) == 1:
                 self.fail(key, f"missing; {cls.__name__} needs it")
-            self.fail(f"{key} = {first['input']!r}", first["msg"].replace("Input should", "must"))
+            words = get_args(cls.model_fields[name].annotation) if name in cls.model_fields else ()
+            message = first["msg"].replace("Input should", "must").replace("tuple", "list")
+            hint = did_you_mean(first["input"], words)
+            self.fail(f"{key} = {first['input']!r}", hint + message)
         for name in CHOICES.keys() & given.keys():
             if given[name] not in CHOICES[name]:
-                allowed = ", ".join(CHOICES[name])
-                self.fail(f"{section}.{name} = {given[name]!r}", f"must be one of {allowed}")
+                hint, allowed = did_you_mean(given[name], CHOICES[name]), ", ".join(CHOICES[name])
+                self.fail(f"{section}.{name} = {given[name]!r}", f"{hint}must be one of {allowed}")
         return built
 
     def _check(self, values: Mapping[Name, Any], built: Mapping[str, Any]) -> None:

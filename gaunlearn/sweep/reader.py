@@ -3,10 +3,10 @@
 Knows the file's name for its messages. What single combinations are worth is ``grid``'s business.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from gaunlearn.checks import did_you_mean
 from gaunlearn.sweep.axes import MOST_POINTS, Axis, Design, Interval, fill, is_hashable, read_value
 from gaunlearn.sweep.expressions import Expression, ExpressionError, parse
 from gaunlearn.sweep.grid import FORGET, SEED, STEP, Grid, Name
@@ -32,6 +32,7 @@ _TOP_LEVEL = {
 _MOST_SEEDS = 10**7
 _DRAWN = ("random", "class")
 _DESIGN = ("kind", "count", "seed")
+_DESIGNS = ("random", "sobol")
 
 
 def _dotted(name: Name) -> str:
@@ -64,9 +65,8 @@ class _Reader:
         raise SpecError(f"{self.source}: {key}: {message}")
 
     def unknown(self, key: str, name: str, allowed: Sequence[str]) -> NoReturn:
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        self.fail(key, f"unknown key; {hint}allowed are {', '.join(sorted(allowed))}")
+        hint = did_you_mean(name, allowed)
+        self.fail(key, f"unknown key; {hint}allowed are {', '.join(sorted(set(allowed)))}")
 
     def table(self, section: str) -> Mapping[str, Any]:
         value = self.content.get(section, {})
@@ -90,7 +90,8 @@ class _Reader:
         for kind in kinds:
             if not isinstance(kind, str) or kind not in known:
                 got = "missing" if kind is None else repr(kind)
-                self.fail(f"{section}.{key}", f"{got}; allowed are {', '.join(known)}")
+                hint = did_you_mean(kind, known)
+                self.fail(f"{section}.{key}", f"{got}; {hint}allowed are {', '.join(known)}")
         return kinds
 
     def sort_values(self) -> None:
@@ -194,9 +195,8 @@ class _Reader:
             each = ", ".join(_dotted(full) for full in found)
             self.fail(where, f"{name!r} may be any of {each}: write which")
         names = [_dotted(full) if section else full[1] for full in self.known] + list(_SHORT)
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        self.fail(where, f"there is no parameter {name!r} here{hint}")
+        hint = did_you_mean(name, names)
+        self.fail(where, f"there is no parameter {name!r} here; {hint}".rstrip("; "))
 
     def zipped(self) -> list[Axis]:
         value = self.table("sweep").get("zip", [])
@@ -256,13 +256,14 @@ class _Reader:
                 self.unknown(f"sweep.design.{key}", key, _DESIGN)
         kind, count, seed = value.get("kind"), value.get("count"), value.get("seed", 0)
         if (
-            kind not in ("random", "sobol")
+            kind not in _DESIGNS
             or type(count) is not int
             or not 1 <= count <= MOST_POINTS
             or type(seed) is not int
             or seed < 0
         ):
-            self.fail(f"sweep.design = {value!r}", f"{allowed}, count up to {MOST_POINTS}")
+            hint = did_you_mean(kind, _DESIGNS)
+            self.fail(f"sweep.design = {value!r}", f"{hint}{allowed}, count up to {MOST_POINTS}")
         if not self.intervals:
             self.fail("sweep.design", "fills intervals, { low, high }, and there are none")
         points = fill(list(self.intervals.values()), Design(kind, count, seed))

@@ -71,7 +71,7 @@ def _question(text: str) -> str:
 
 def question_of(path: Path) -> str:
     """The question that a specification answers, without reading the rest of it."""
-    return _question(path.read_text(encoding="utf-8", errors="replace"))
+    return _question(path.read_text(encoding="utf-8-sig", errors="replace"))
 
 
 def _read_data(grid: Grid, data: Section, directory: Path) -> int:
@@ -161,6 +161,11 @@ def _override(source: str, text: str, overrides: Sequence[str]) -> str:
     return tomlkit.dumps(document)
 
 
+def _spelt(name: str) -> str:
+    """A name with - for what no name of a sweep may have in it."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
 def _check_integers(source: str, content: Any, key: str = "") -> None:
     """Refuse whole numbers that are none of TOML's, which Python reads nevertheless."""
     if isinstance(content, dict):
@@ -188,7 +193,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     path = Path(path)
     forget_files()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
         content = tomllib.loads(text)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
@@ -202,12 +207,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     source = str(path) if not overrides else f"{path} with --set {' --set '.join(overrides)}"
     _check_integers(source, content)
     grid = read_grid(source, content)
-    name = content.get("sweep", {}).get("name", path.stem)
-    if (
-        not isinstance(name, str)
-        or not name
-        or not name.replace("_", "a").replace("-", "a").isalnum()
-    ):
+    name = content.get("sweep", {}).get("name", _spelt(path.stem))
+    if not isinstance(name, str) or not name or name != _spelt(name):
         grid.fail(f"sweep.name = {name!r}", "must be letters, digits, - and _")
     keep_weights = content.get("store", {}).get("weights", False)
     if not isinstance(keep_weights, bool):
