@@ -215,8 +215,9 @@ def _plan(args: argparse.Namespace) -> int:
     )
     for program in sorted(found.programs, key=str):
         room, setup = program.room, program.setup
+        source = program.law[0] if program.law else "data as given"
         print(
-            f"  m up to {room.samples}, n up to {room.neurons}: {program.source}, "
+            f"  m up to {room.samples}, n up to {room.neurons}: {source}, "
             f"{setup.model.name}, {setup.optimizer}, {program.dtype}"
         )
     limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())

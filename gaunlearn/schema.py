@@ -17,7 +17,7 @@ __all__ = [
     "as_markdown",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
@@ -131,8 +131,38 @@ PARAMETERS: tuple[Column, ...] = (
     Column(
         "n_test", "int64", "fresh samples", "0 or more", f"all that there are are used, or {_OTHER}"
     ),
+    Column("noise_scale", "float64", "noise is N(0, noise_scale^2 I / d)", "> 0", _OTHER),
+    Column("label_noise", "float64", "probability of a wrong training label", "0 to 1/2", _OTHER),
+    Column("positive", "float64", "probability of the label +1", "0 to 1", _OTHER),
+    Column("clusters", "int64", "clusters of each class", "1 to d / 2", _OTHER),
+    Column("tail_dof", "float64", "degrees of freedom of Student's t", "> 2", _OTHER),
+    Column(
+        "correlation",
+        "float64",
+        "E <x_i, x_k> of samples that are alike",
+        "0 to 1",
+        _OTHER,
+    ),
+    Column("copies", "int64", "samples that are like sample 0", "1 to m - 1", _OTHER),
+    Column("exponent", "float64", "the k-th variance is like k^-exponent", "0 to 10", _OTHER),
     Column("classes", "string", "the two digits, as a JSON list", "two of 0 to 9", _OTHER),
+    Column("scaling", "string", "of real data", "raw, centred or normalised", _OTHER),
     Column("data_path", "string", "the user's file, as the specification names it", "text", _OTHER),
+    Column("data_label", "string", "column of labels in a user's .parquet file", "text", _OTHER),
+    Column(
+        "features",
+        "string",
+        "columns of features in a user's .parquet file, as a JSON list",
+        "text",
+        f"all others are, or {_OTHER}",
+    ),
+    Column(
+        "data_split",
+        "string",
+        "column that is true for test samples in a user's .parquet file",
+        "text",
+        f"not given, or {_OTHER}",
+    ),
     Column("model_kind", "string", "architecture", "a kind of [model]"),
     Column("n", "int64", "neurons", "1 or more", _OTHER_MODEL),
     Column("leak", "float64", "slope of the activation below 0", "0 to 1", _OTHER_MODEL),

@@ -7,12 +7,14 @@ import pytest
 from cases import lift, output_weights
 from oracles import ascend_plainly, plain_descent, sample_in_d_dimensions, snap_rows
 from scipy.stats import chi, ks_2samp, kstest
+from scipy.stats import f as f_law
 
 from gaunlearn.certificate import KINK_TOLS, certify
+from gaunlearn.data.distributions import draw as draw_law
 from gaunlearn.data.distributions import (
-    gaussian_mixture,
     initial_weights,
-    isotropic,
+    law_of,
+    power_law,
     triangular_rows,
 )
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
@@ -41,15 +43,19 @@ def orthonormal(rng, d, p):
     return np.linalg.qr(rng.normal(size=(d, p)))[0]
 
 
-def draw(kind, key, m, t, d, samples=None):
+MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
+
+
+def draw(kind, key, m, t, d, samples=None, **parameters):
     """Coordinates of a synthetic data set, perhaps with room for more samples."""
-    mixture = kind == "gaussian_mixture"
-    span = min(d, m + mixture)
+    law = (kind, 2 if kind == "clusters" else 0)
+    given = (MIXTURE if kind == "gaussian_mixture" else {}) | parameters | {"d": float(d)}
+    span = min(d, m + law_of(*law)[1])
     fresh_axes = t if d > span else 0
     if samples is not None:
         span += samples - m
-    shape = (m if samples is None else samples, t, span, fresh_axes, m, float(d))
-    return gaussian_mixture(key, *shape, 0.1) if mixture else isotropic(key, *shape)
+    room = (m if samples is None else samples, t, span, fresh_axes)
+    return draw_law(key, law, room, m, {name: jnp.asarray(v) for name, v in given.items()})
 
 
 def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
@@ -301,6 +307,105 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
         assert ks_2samp(a, b, method="asymp").pvalue > LEVEL, name
 
 
+def many(kind, m=20000, d=8, t=0, seed=3, **parameters):
+    """Training samples of one large data set (the first are triangular, hence left out)."""
+    given = draw(kind, jax.random.key(seed), m, t, d, **parameters)
+    return np.asarray(given.data.x)[d + 4 :], np.asarray(given.data.y)[d + 4 :], given
+
+
+def close(got, want, spread, count):
+    """Within five standard errors of a mean."""
+    np.testing.assert_allclose(got, want, atol=5 * spread / np.sqrt(count))
+
+
+def test_mixture_has_the_noise_and_labels_that_are_asked_for():
+    options = {"noise_scale": 0.5, "label_noise": 0.2, "positive": 0.7}
+    x, y, given = many("gaussian_mixture", t=20000, **options)
+    mean, count = 8**-0.15, len(y)
+    cluster = np.where(x[:, 0] > 0, 1.0, -1.0)
+    # Of N(mean, 1/32) about one in 3 * 10^5 is on the wrong side: labels tell the rest.
+    close(np.mean(cluster), 0.4, 1.0, count)
+    close(np.mean(cluster != y), 0.2, 0.4, count)
+    np.testing.assert_allclose(np.var(x - mean * cluster[:, None] * np.eye(8)[0], 0), 0.25 / 8,
+                               rtol=5 * np.sqrt(2 / count))  # fmt: skip
+    fresh, y_fresh = np.asarray(given.data.x_test), np.asarray(given.data.y_test)
+    assert np.mean(np.sign(fresh[:, 0]) != y_fresh) < 1e-3, "fresh labels are clean"
+
+
+def test_clusters_are_orthogonal_and_each_has_one_label():
+    x, y, _ = many("clusters", alpha=0.2)
+    mean, count = 8**-0.05, len(y)
+    for label, axes, others in ((1, [0, 1], [2, 3]), (-1, [2, 3], [0, 1])):
+        part = x[y == label]
+        close(part[:, axes].mean(0), mean / 2, 1.0, count / 2)
+        close((part[:, axes] ** 2).mean(0), mean**2 / 2 + 1 / 8, 1.0, count / 2)
+        close((part[:, axes[0]] * part[:, axes[1]]).mean(), 0.0, 1.0, count / 2)
+        close(part[:, others].mean(0), 0.0, 0.5, count / 2)
+
+
+def test_xor_has_two_opposite_clusters_a_class():
+    x, y, _ = many("xor", alpha=0.2)
+    mean, count = 8**-0.05, len(y)
+    close(x.mean(0), 0.0, 1.0, count)
+    for label, own in ((1, 0), (-1, 1)):
+        squares = (x[y == label] ** 2).mean(0)
+        want = np.full(8, 1 / 8)
+        want[own] += mean**2
+        close(squares, want, 1.0, count / 2)
+    assert abs(np.mean(y * x[:, 0])) < 0.03, "no direction tells the classes apart"
+
+
+def test_heavy_tails_are_students():
+    """||x||^2 dof / (dof - 2) ~ F(d, dof), hence E ||x||^2 = 1."""
+    x, y, _ = many("heavy_tailed", tail_dof=5.0)
+    assert kstest((x**2).sum(1) * 5 / 3, f_law(8, 5).cdf).pvalue > LEVEL
+    close(np.mean(y), 0.0, 1.0, len(y))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.9])
+def test_correlation_dial_gives_the_stated_correlation(rho):
+    """All pairs of samples, training and fresh, of either label."""
+    keys = jax.random.split(jax.random.key(1), 3000)
+    parameters = {"correlation": rho}
+    x, x_test, y = jax.device_get(jax.vmap(
+        lambda key: (lambda data: (data.x, data.x_test, data.y))(
+            draw("correlated", key, 4, 3, 30, **parameters).data
+        )
+    )(keys))  # fmt: skip
+    every = np.concatenate([x, x_test], axis=1)
+    gram = every @ every.transpose(0, 2, 1)
+    np.testing.assert_allclose(
+        gram.mean(0), np.where(np.eye(7, dtype=bool), 1.0, rho), atol=5 * 0.5 / np.sqrt(3000)
+    )
+    close(np.mean(y[:, 0] * y[:, 1]), 0.0, 1.0, 3000)
+
+
+def test_near_duplicates_are_alike_in_label_and_direction():
+    keys = jax.random.split(jax.random.key(2), 3000)
+    x, y, y_test = jax.device_get(jax.vmap(
+        lambda key: (lambda data: (data.x, data.y, data.y_test))(
+            draw("near_duplicates", key, 5, 3, 30, correlation=0.8, copies=2.0).data
+        )
+    )(keys))  # fmt: skip
+    want = np.eye(5)
+    want[:3, :3] += 0.8 * (1 - np.eye(3))
+    gram = x @ x.transpose(0, 2, 1)
+    np.testing.assert_allclose(gram.mean(0), want, atol=5 * 0.5 / np.sqrt(3000))
+    assert (y[:, 0] == y[:, 1]).all()
+    assert (y[:, 0] == y[:, 2]).all()
+    close(np.mean(y[:, 0] * y[:, 3]), 0.0, 1.0, 3000)
+    close(np.mean(y[:, 0] * y_test[:, 0]), 0.0, 1.0, 3000)
+
+
+def test_power_law_has_its_spectrum():
+    data = power_law(np.array([1, 2], np.uint32), 40000, 10, 6, 1.5)
+    variance = np.arange(1.0, 7) ** -1.5
+    covariance = data.x.T @ data.x / 40000
+    np.testing.assert_allclose(covariance, np.diag(variance / variance.sum()), atol=0.01)
+    assert data.x_test.shape == (10, 6)
+    close(np.mean(data.y), 0.0, 1.0, 40000)
+
+
 def test_a_billion_dimensions_cost_what_a_thousand_do():
     """Same shapes, same program; and the law of large d: unit norms, phi of order d^(-1/2)."""
     traces = []
@@ -309,7 +414,7 @@ def test_a_billion_dimensions_cost_what_a_thousand_do():
     def draw_one(key, d):
         traces.append(1)
         keys = jax.random.split(key, 3)
-        given = isotropic(keys[0], 10, 50, 10, 50, 10, d)
+        given = draw_law(keys[0], ("isotropic", 0), (10, 50, 10, 50), 10, {"d": d})
         weights = initial_weights(keys[1:], 20, given, 20, d, 0.03)
         return reduce_problem(given, weights, jnp.asarray(output_weights(20)))
 
@@ -328,8 +433,27 @@ def test_a_billion_dimensions_cost_what_a_thousand_do():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(("m", "t", "d"), [(4, 3, 30), (5, 3, 3)])
-@pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic", "explicit"])
+OPTIONS = {
+    "clusters": {"alpha": 0.1},
+    "heavy_tailed": {"tail_dof": 3.0},
+    "near_duplicates": {"correlation": 0.5, "copies": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "m", "t", "d"),
+    [
+        ("gaussian_mixture", 4, 3, 30),
+        ("gaussian_mixture", 5, 3, 3),
+        ("isotropic", 4, 3, 30),
+        ("isotropic", 5, 3, 3),
+        ("explicit", 4, 3, 30),
+        ("explicit", 5, 3, 3),
+        ("clusters", 4, 3, 30),
+        ("heavy_tailed", 4, 3, 30),
+        ("near_duplicates", 4, 3, 30),
+    ],
+)
 def test_room_changes_no_number(kind, m, t, d):
     """Room for more samples, neurons and axes: what exists is the same to the bit, the rest 0."""
     keys = jax.random.split(jax.random.key(1), 4)
@@ -338,7 +462,9 @@ def test_room_changes_no_number(kind, m, t, d):
         axes = tight.data.x.shape[1] - tight.span
         wide = pad_coordinates(tight, m + 3, tight.span + 2, axes + 1)
     else:
-        tight, wide = draw(kind, keys[0], m, t, d), draw(kind, keys[0], m, t, d, samples=m + 3)
+        options = OPTIONS.get(kind, {})
+        tight = draw(kind, keys[0], m, t, d, **options)
+        wide = draw(kind, keys[0], m, t, d, samples=m + 3, **options)
 
     def problem_of(given, neurons):
         weights = initial_weights(keys[1:], neurons, given, 6, float(d), 0.5)

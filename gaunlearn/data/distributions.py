@@ -1,4 +1,4 @@
-"""Synthetic distributions, sampled directly in reduced coordinates. Real data are in ``real``.
+"""Synthetic distributions, sampled directly in reduced coordinates but for one (``power_law``).
 
 A Gaussian matrix Z (rows, d) with independent N(0, 1) entries is L Q^T with Q orthonormal and L
 lower triangular, where L_kk^2 ~ chi^2(d - k), L_ik ~ N(0, 1) for i > k, all independent (Bartlett
@@ -9,14 +9,19 @@ Sizes (m, n, d) may be traced: arrays have room for more, and what does not exis
 entry is drawn from a key of its own row, so that the room changes no number.
 """
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 from gaunlearn.types import Coordinates, Dataset
 
-__all__ = ["gaussian_mixture", "initial_weights", "isotropic", "triangular_rows"]
+__all__ = ["draw", "initial_weights", "law_of", "power_law", "triangular_rows"]
 
 Scalar = float | Float[Array, ""] | Int[Array, ""]
 
@@ -67,26 +72,137 @@ def triangular_rows(
     return _assemble(_normal(normal_key, rows, axes.shape[0]), chi, own, axes, d)
 
 
-def _labels(key: Array, rows: int) -> Float[Array, " rows"]:
-    return jax.vmap(lambda row: jax.random.rademacher(row, (), dtype=float))(_row_keys(key, rows))
+class _Row(NamedTuple):
+    """A sample before its noise: x = signal + spread zeta, zeta ~ N(0, I / d).
+
+    Attributes:
+        y: its label.
+        signal: its coordinates along the directions that the law sets apart.
+        spread: scale of the noise.
+    """
+
+    y: Float[Array, ""]
+    signal: Float[Array, " a"]
+    spread: Float[Array, ""]
 
 
-def _sample(
+Parameters = Mapping[str, Float[Array, ""]]
+# (key of all rows, the row's place, parameters, whether it is a training sample) -> _Row. A row
+# draws from the key folded with its own place.
+Law = Callable[[Array, Array, Parameters, bool], _Row]
+
+
+def _label(key: Array, positive: Scalar = 0.5) -> Float[Array, ""]:
+    return jnp.where(jax.random.bernoulli(key, positive), 1.0, -1.0)
+
+
+def _mean(p: Parameters) -> Float[Array, ""]:
+    """||mu|| = d^(-1/4 + alpha)."""
+    return p["d"] ** (p["alpha"] - 0.25)
+
+
+def _mixture(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """D_MG (MYV, FVBS): x = y mu + noise; then a training sample's label may be flipped."""
+    own = jax.random.fold_in(key, place)
+    y = _label(own, p["positive"])
+    wrong = jax.random.bernoulli(jax.random.fold_in(own, 1), p["label_noise"]) & training
+    return _Row(jnp.where(wrong, -y, y), (y * _mean(p))[None], p["noise_scale"])
+
+
+def _isotropic(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """N(0, I / d) with a label that is independent of it."""
+    del p, training
+    return _Row(_label(jax.random.fold_in(key, place)), jnp.zeros(0), jnp.asarray(1.0))
+
+
+def _clusters(each: int) -> Law:
+    """``each`` means for each class, all of one length and orthogonal (FVBS)."""
+
+    def row(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+        del training
+        own = jax.random.fold_in(key, place)
+        y = _label(own)
+        number = jax.random.randint(jax.random.fold_in(own, 1), (), 0, each)
+        chosen = jnp.arange(2 * each) == number + each * (y < 0)
+        return _Row(y, jnp.where(chosen, _mean(p), 0.0), jnp.asarray(1.0))
+
+    return row
+
+
+def _xor(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """Means +-mu_1 of one class and +-mu_2 of the other, orthogonal and of one length."""
+    del training
+    own = jax.random.fold_in(key, place)
+    y = _label(own)
+    side = _label(jax.random.fold_in(own, 1)) * _mean(p)
+    return _Row(y, jnp.stack([y > 0, y < 0]) * side, jnp.asarray(1.0))
+
+
+def _heavy_tailed(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """Multivariate Student t with E ||x||^2 = 1; labels independent of it."""
+    del training
+    own = jax.random.fold_in(key, place)
+    chi_squared = 2 * jax.random.gamma(jax.random.fold_in(own, 1), p["tail_dof"] / 2)
+    return _Row(_label(own), jnp.zeros(0), jnp.sqrt((p["tail_dof"] - 2) / chi_squared))
+
+
+def _correlated(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """E <x_i, x_k> = ``correlation`` for all pairs, E ||x||^2 = 1; labels independent of it."""
+    del training
+    rho = p["correlation"]
+    return _Row(_label(jax.random.fold_in(key, place)), jnp.sqrt(rho)[None], jnp.sqrt(1 - rho))
+
+
+def _near_duplicates(key: Array, place: Array, p: Parameters, training: bool) -> _Row:
+    """Training samples 0 to ``copies`` have one label, and E <x_i, x_k> = ``correlation`` among
+    them; all others are isotropic.
+    """
+    alike = (place <= p["copies"]) & training
+    y = _label(jax.random.fold_in(key, jnp.where(alike, 0, place)))
+    rho = jnp.where(alike, p["correlation"], 0.0)
+    return _Row(y, jnp.sqrt(rho)[None], jnp.sqrt(1 - rho))
+
+
+_LAWS: dict[str, tuple[Law, int]] = {
+    "gaussian_mixture": (_mixture, 1),
+    "isotropic": (_isotropic, 0),
+    "xor": (_xor, 2),
+    "heavy_tailed": (_heavy_tailed, 0),
+    "correlated": (_correlated, 1),
+    "near_duplicates": (_near_duplicates, 1),
+}
+
+
+def law_of(kind: str, clusters: int = 0) -> tuple[Law, int]:
+    """A kind's law, and how many directions it sets apart."""
+    return (_clusters(clusters), 2 * clusters) if kind == "clusters" else _LAWS[kind]
+
+
+def draw(
     key: Array,
-    samples: int,
-    n_test: int,
-    span: int,
-    fresh_axes: int,
+    kind: tuple[str, int],
+    room: tuple[int, int, int, int],
     m: Scalar,
-    d: Scalar,
-    mean: Scalar | None,
+    parameters: Parameters,
 ) -> Coordinates:
-    """x = y mean e_0 + zeta, zeta ~ N(0, I / d); without a mean no axis is set apart for it."""
+    """A data set in coordinates: the first lie along the directions that its law sets apart, the
+    next in the span of what is left of the training samples, then of the test samples.
+
+    Args:
+        kind: arguments of ``law_of``.
+        room: for training samples; of test samples; for the coordinates of the training samples'
+            span, min(d, m + directions) of which exist; and for what test samples add to it: as
+            many as there are of these, or 0 if the span is everything.
+        m: training samples, possibly traced.
+        parameters: the kind's numbers, ``d`` among them, possibly traced.
+    """
+    law, directions = law_of(*kind)
+    samples, n_test, span, fresh_axes = room
     label_key, fresh_label_key, row_key, inside_key, beyond_key, *chi_keys = jax.random.split(
         key, 7
     )
-    d = jnp.asarray(d, float)
-    first = 0.0 if mean is None else 1.0
+    d = jnp.asarray(parameters["d"], float)
+    first = float(directions)
     r = jnp.minimum(d, m + first)
     axis = jnp.arange(float(span))
     axes = jnp.where(axis < r, axis, _NOWHERE)
@@ -102,50 +218,35 @@ def _sample(
     outside = _assemble(
         _normal(beyond_key, n_test, fresh_axes), chi[samples:], fresh_own, beyond, d
     )
-    x, inside, outside = (part / jnp.sqrt(d) for part in (x, inside, outside))
-    y, y_test = _labels(label_key, samples), _labels(fresh_label_key, n_test)
-    if mean is not None:
-        x = x.at[:, 0].add(y * mean)
-        inside = inside.at[:, 0].add(y_test * mean)
+
+    def drawn(key, count, training):
+        return jax.vmap(lambda place: law(key, place, parameters, training))(jnp.arange(count))
+
+    train, fresh = drawn(label_key, samples, True), drawn(fresh_label_key, n_test, False)
+    x, inside, outside = (
+        part / jnp.sqrt(d) * row.spread[:, None]
+        for part, row in ((x, train), (inside, fresh), (outside, fresh))
+    )
+    x = x.at[:, :directions].add(train.signal)
+    inside = inside.at[:, :directions].add(fresh.signal)
     x = jnp.where(present[:, None], x, 0.0)
     x = jnp.pad(x, ((0, 0), (0, fresh_axes)))
-    data = Dataset(x, y, jnp.concatenate([inside, outside], axis=1), y_test)
+    data = Dataset(x, train.y, jnp.concatenate([inside, outside], axis=1), fresh.y)
     return Coordinates(data, span, present, jnp.concatenate([axes < d, beyond < d]))
 
 
-def gaussian_mixture(
-    key: Array,
-    samples: int,
-    n_test: int,
-    span: int,
-    fresh_axes: int,
-    m: Scalar,
-    d: Scalar,
-    alpha: Scalar,
-) -> Coordinates:
-    """D_MG (MYV, FVBS): x = y mu + zeta, zeta ~ N(0, I / d), ||mu|| = d^(-1/4 + alpha).
-
-    The first coordinate lies along mu, the others in the span of what is left of the training
-    samples, then of the test samples.
+def power_law(words: NDArray[np.uint32], m: int, n_test: int, d: int, exponent: float) -> Dataset:
+    """x ~ N(0, Sigma), labels independent of it; Sigma has trace 1 and eigenvalues proportional to
+    k^-exponent. In d dimensions: no few directions hold what is not invariant (NumPy arrays).
 
     Args:
-        samples, span, fresh_axes: room for training samples; for the coordinates of their span,
-            min(d, m + 1) of which exist; and for what test samples add to it: n_test, or 0 if
-            d <= m + 1.
-        m, d: samples and dimension, possibly traced.
+        words: what the random numbers come from.
     """
-    mean = jnp.asarray(d, float) ** (alpha - 0.25)
-    return _sample(key, samples, n_test, span, fresh_axes, m, d, mean)
-
-
-def isotropic(
-    key: Array, samples: int, n_test: int, span: int, fresh_axes: int, m: Scalar, d: Scalar
-) -> Coordinates:
-    """x ~ N(0, I / d) with labels that are independent of it: no cluster mean.
-
-    Arguments as of ``gaussian_mixture``; min(d, m) coordinates of the span exist.
-    """
-    return _sample(key, samples, n_test, span, fresh_axes, m, d, None)
+    x_rng, y_rng = (np.random.default_rng([*words.tolist(), part]) for part in range(2))
+    variance = np.arange(1.0, d + 1) ** -exponent
+    x = x_rng.normal(size=(m + n_test, d)) * np.sqrt(variance / variance.sum())
+    y = y_rng.choice([-1.0, 1.0], size=m + n_test)
+    return Dataset(x[:m], y[:m], x[m:], y[m:])
 
 
 def initial_weights(

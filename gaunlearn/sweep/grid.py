@@ -258,6 +258,8 @@ class Grid:
             built = build(cls, tuple(given), each, tuple(map(type, each)))
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # parameters that do not go together
+                self.fail(section, str(first["ctx"]["error"]))
             name = str(first["loc"][0])
             key = f"{section}.{name}"
             if first["type"] == "missing" and len(first["loc"]) == 1:

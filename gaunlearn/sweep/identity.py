@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaunlearn.data.real import load_npz
+from gaunlearn.sweep.samples import read_samples
 from gaunlearn.sweep.sections import SECTIONS, FileData, Section
 from gaunlearn.types import Dataset
 
@@ -51,9 +51,9 @@ def dataset_digest(data: Dataset) -> str:
 
 
 @cache
-def file_digest(path: Path) -> str:
+def file_digest(section: FileData, directory: Path) -> str:
     """Of what a file holds when it is first asked for after ``forget_files``."""
-    return dataset_digest(load_npz(path))
+    return dataset_digest(read_samples(section, directory))
 
 
 def forget_files() -> None:
@@ -64,10 +64,10 @@ def forget_files() -> None:
 
 @lru_cache(maxsize=4096)
 def section_digest(section: Section, directory: Path) -> str:
-    """Of a section's parameters; of a file's content rather than its name."""
+    """Of a section's parameters; of what is read of a file rather than its name and columns."""
     content = section.model_dump(mode="json", exclude_defaults=True)
     if isinstance(section, FileData):
-        content["path"] = file_digest(directory / section.path)
+        content = {"kind": section.kind, "path": file_digest(section, directory)}
     return digest(content)
 
 

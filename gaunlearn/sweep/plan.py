@@ -21,9 +21,8 @@ from gaunlearn.sweep.sections import (
     Computing,
     Evaluation,
     ForgetRanked,
-    IsotropicData,
-    MixtureData,
     Retraining,
+    SyntheticData,
     Training,
 )
 from gaunlearn.sweep.shapes import (
@@ -154,7 +153,8 @@ class Program(NamedTuple):
     """What is compiled for training: the same for all families of a block.
 
     Attributes:
-        source: where data come from; "gaussian_mixture", "isotropic" or "given".
+        law: what data are drawn from, arguments of ``distributions.law_of``; None if they are given
+            as arrays.
         setup: the static part of its trials.
         rungs: length of the ladder of kink tolerances during training; 0 if it is not judged.
         n_test: fresh samples.
@@ -162,7 +162,7 @@ class Program(NamedTuple):
         room: the arrays' shape.
     """
 
-    source: str
+    law: tuple[str, int] | None
     setup: Setup
     rungs: int
     n_test: int
@@ -254,10 +254,9 @@ def setup_of(model: Any, train: Training, evaluate: Evaluation | None) -> Setup:
 def _program(family: Family, directory: Path) -> tuple[Program, Size]:
     """A family's program with room for it alone."""
     size = size_of(family.data, family.model, directory)
-    synthetic = isinstance(family.data, MixtureData | IsotropicData)
     judge = family.judge
     program = Program(
-        source=family.data.kind if synthetic else "given",
+        law=family.data.law if isinstance(family.data, SyntheticData) else None,
         setup=setup_of(family.model, family.train, judge),
         rungs=0 if judge is None else len(judge.kink_tol),
         n_test=data_size(family.data, directory)[2],

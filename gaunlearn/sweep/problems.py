@@ -10,20 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
-from gaunlearn.data.real import digits, load_npz
+from gaunlearn.data.distributions import draw, initial_weights, law_of, power_law
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, leaky_relu, output_weights
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity
+from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
-    DigitsData,
+    BundledData,
     FileData,
-    IsotropicData,
     LeakyReluModel,
     LinearModel,
-    MixtureData,
+    PowerLawData,
     SpecError,
+    SyntheticData,
 )
 from gaunlearn.sweep.shapes import Size
 from gaunlearn.trial import INITIALISATIONS
@@ -44,47 +44,51 @@ def model_of(section: Any) -> Model:
 
 # What is read is remembered by what the file held, so that a changed one is another.
 @lru_cache(maxsize=8)
-def _file(path: Path, content: str) -> Dataset:
+def _file(data: FileData, directory: Path, content: str) -> Dataset:
     """A file that trials are named after.
 
     Raises:
         SpecError: it has changed since the specification was read.
     """
-    data = load_npz(path)
-    if dataset_digest(data) != content:
-        raise SpecError(f"{path}: has changed since the specification was read; run again")
-    return data
+    found = read_samples(data, directory)
+    if dataset_digest(found) != content:
+        raise SpecError(
+            f"{directory / data.path}: has changed since the specification was read; run again"
+        )
+    return found
 
 
 @lru_cache(maxsize=8)
-def _rotated_file(path: Path, content: str) -> tuple[Coordinates, int]:
-    given, basis = rotate(_file(path, content))
+def _rotated_file(data: FileData, directory: Path, content: str) -> tuple[Coordinates, int]:
+    given, basis = rotate(_file(data, directory, content))
     return given, basis.shape[0]
 
 
 @lru_cache(maxsize=1024)
-def _size_of_file(data: Any, directory: Path, content: str) -> tuple[int, int, int]:
+def _size_of_given(data: Any, directory: Path, content: str) -> tuple[int, int, int]:
     if isinstance(data, FileData):
-        given = _file(directory / data.path, content)
+        given = _file(data, directory, content)
     else:
-        given = digits(0, data.m, data.classes, data.n_test)
+        given = bundled_samples(data, 0)
     return len(given.y), given.x.shape[1], len(given.y_test)
 
 
 def data_size(data: Any, directory: Path) -> tuple[int, int, int]:
     """(m, d, n_test) of a [data] section."""
-    if isinstance(data, MixtureData | IsotropicData):
-        return data.m, data.d, data.n_test
-    content = file_digest(directory / data.path) if isinstance(data, FileData) else ""
-    return _size_of_file(data, directory, content)
+    if isinstance(data, FileData):
+        return _size_of_given(data, directory, file_digest(data, directory))
+    if isinstance(data, BundledData):
+        return _size_of_given(data, directory, "")
+    return data.m, data.d, data.n_test
 
 
 def size_of(data: Any, model: Any, directory: Path) -> Size:
     """The arrays that a problem needs."""
     m, d, n_test = data_size(data, directory)
-    span = min(d, m + isinstance(data, MixtureData))
+    directions = law_of(*data.law)[1] if isinstance(data, SyntheticData) else 0
+    span = min(d, m + directions)
     fresh = min(d - span, n_test)
-    if isinstance(data, MixtureData | IsotropicData) and fresh:
+    if isinstance(data, SyntheticData) and fresh:
         fresh = n_test  # the sampler gives every test sample an axis, existing or not
     return Size(m, _neurons(model), span, fresh)
 
@@ -100,14 +104,13 @@ class _Numbers(NamedTuple):
     init_keys: Any
     m: Any
     n: Any
-    d: Any
-    alpha: Any
+    law: dict[str, Any]
     scale: Any
 
 
-@partial(jax.jit, static_argnames=("mixture", "model", "n_test", "room", "batch"))
+@partial(jax.jit, static_argnames=("law", "model", "n_test", "room", "batch"))
 def _sampled(
-    mixture: bool,
+    law: tuple[str, int],
     model: Model,
     n_test: int,
     room: Size,
@@ -120,12 +123,9 @@ def _sampled(
     def one(lane):
         key = jax.random.wrap_key_data(lane.data_key)
         shape = (room.samples, n_test, room.span, room.fresh_axes)
-        if mixture:
-            given = gaussian_mixture(key, *shape, lane.m, lane.d, lane.alpha)
-        else:
-            given = isotropic(key, *shape, lane.m, lane.d)
+        given = draw(key, law, shape, lane.m, lane.law)
         keys = jax.random.wrap_key_data(lane.init_keys)
-        weights = initial_weights(keys, room.neurons, given, lane.n, lane.d, lane.scale)
+        weights = initial_weights(keys, room.neurons, given, lane.n, lane.law["d"], lane.scale)
         return reduce_problem(given, weights, output_weights(model, room.neurons, lane.n))
 
     return map_lanes(one, numbers, count, batch)
@@ -166,7 +166,7 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
     """
     data = wanted[0][0]
     with jax.enable_x64(True):
-        if isinstance(data, MixtureData | IsotropicData):
+        if isinstance(data, SyntheticData):
             stacked = _build_synthetic(wanted, room, directory)
         else:
             each = [_build_given(*one, room, directory) for one in wanted]
@@ -178,15 +178,13 @@ def _build_synthetic(
     wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path
 ) -> Problem:
     first, model, _ = wanted[0]
-    mixture = isinstance(first, MixtureData)
     lanes = [
         _Numbers(
             key_words("data", section_digest(data, directory), seed),
             _init_keys(model, seed, directory),
             np.int64(data.m),
             np.int64(_neurons(model)),
-            np.float64(data.d),
-            np.float64(data.alpha if mixture else 0.0),
+            {name: np.float64(value) for name, value in data.numbers.items()},
             np.float64(model.init_scale),
         )
         for data, model, seed in wanted
@@ -200,18 +198,25 @@ def _build_synthetic(
     batch = max(1, min(capacity, _ENTRIES_PER_BATCH // entries))
     batch = 1 << (batch.bit_length() - 1)  # a divisor of the capacity
     made = _sampled(
-        mixture, model_of(model), first.n_test, room, batch, numbers, jnp.asarray(count)
+        first.law, model_of(model), first.n_test, room, batch, numbers, jnp.asarray(count)
     )
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
 
 
+def _drawn(data: BundledData | PowerLawData, seed: int, directory: Path) -> Dataset:
+    """A seed's samples, in the original dimensions."""
+    if isinstance(data, BundledData):
+        return bundled_samples(data, seed)
+    words = key_words("data", section_digest(data, directory), seed)
+    return power_law(words, data.m, data.n_test, data.d, data.exponent)
+
+
 def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) -> Problem:
-    if isinstance(data, DigitsData):
-        given, basis = rotate(digits(seed, data.m, data.classes, data.n_test))
-        d = basis.shape[0]
+    if isinstance(data, FileData):
+        given, d = _rotated_file(data, directory, file_digest(data, directory))
     else:
-        path = directory / data.path
-        given, d = _rotated_file(path, file_digest(path))
+        given, basis = rotate(_drawn(data, seed, directory))
+        d = basis.shape[0]
     given = pad_coordinates(given, room.samples, room.span, room.fresh_axes)
     made = _given(
         given.data,

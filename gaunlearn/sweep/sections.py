@@ -4,9 +4,9 @@ A section is validated by itself. How parameters become axes is ``axes``' busine
 is read ``spec``'s. Defaults are part of a trial's identity: a changed one makes other trials.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
 from gaunlearn.losses import LOSSES
@@ -19,7 +19,11 @@ __all__ = [
     "LIST_VALUED",
     "SECTIONS",
     "WHOLE",
+    "BreastCancerData",
+    "BundledData",
+    "ClusterData",
     "Computing",
+    "CorrelatedData",
     "DescentMethod",
     "DigitsData",
     "Evaluation",
@@ -28,17 +32,22 @@ __all__ = [
     "ForgetDraw",
     "ForgetIndex",
     "ForgetRanked",
+    "HeavyTailedData",
     "IsotropicData",
     "LeakyReluModel",
     "LinearModel",
     "MixtureData",
+    "NearDuplicatesData",
     "OneShotMethod",
+    "PowerLawData",
     "ReluModel",
     "RepeatedMethod",
     "Retraining",
     "Section",
     "SpecError",
+    "SyntheticData",
     "Training",
+    "XorData",
     "column_name",
 ]
 
@@ -57,41 +66,146 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class MixtureData(Section):
-    """Two Gaussian clusters at +-mu with ||mu|| = d^(-1/4 + alpha)."""
+class SyntheticData(Section):
+    """Drawn in the span of the samples (``data.distributions``), so that d costs nothing."""
 
-    kind: Literal["gaussian_mixture"]
     m: int = Field(ge=2, le=10**5)
     d: int = Field(ge=1, le=10**15)
+
+    @property
+    def law(self) -> tuple[str, int]:
+        """Arguments of ``distributions.law_of``: what a program that draws it is compiled for."""
+        return self.kind, getattr(self, "clusters", 0)  # type: ignore[attr-defined]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The law's parameters."""
+        counts = {"kind", "m", "n_test", "clusters"}
+        return {key: float(value) for key, value in self.model_dump(exclude=counts).items()}
+
+
+class MixtureData(SyntheticData):
+    """Clusters at +-mu, ||mu|| = d^(-1/4 + alpha); noise N(0, noise_scale^2 I / d). A label
+    is +1 with probability positive, and in training wrong with probability label_noise.
+    """
+
+    kind: Literal["gaussian_mixture"]
+    alpha: float = Field(gt=0, lt=0.25)
+    noise_scale: float = Field(default=1.0, gt=0)
+    label_noise: float = Field(default=0.0, ge=0, lt=0.5)
+    positive: float = Field(default=0.5, gt=0, lt=1)
+    n_test: int = Field(default=1000, ge=0, le=10**7)
+
+
+class ClusterData(SyntheticData):
+    """``clusters`` Gaussian clusters a class, all means orthogonal, ||mu|| = d^(-1/4 + alpha)."""
+
+    kind: Literal["clusters"]
+    alpha: float = Field(gt=0, lt=0.25)
+    clusters: int = Field(ge=1, le=1000)
+    n_test: int = Field(default=1000, ge=0, le=10**7)
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.d < 2 * self.clusters:
+            raise ValueError(f"clusters = {self.clusters} need d >= {2 * self.clusters}")
+        return self
+
+
+class XorData(SyntheticData):
+    """Clusters at +-mu_1 and, of class -1, at +-mu_2, orthogonal, ||mu|| = d^(-1/4 + alpha)."""
+
+    kind: Literal["xor"]
+    d: int = Field(ge=2, le=10**15)
     alpha: float = Field(gt=0, lt=0.25)
     n_test: int = Field(default=1000, ge=0, le=10**7)
 
 
-class IsotropicData(Section):
+class IsotropicData(SyntheticData):
     """N(0, I / d) with labels that are independent of it."""
 
     kind: Literal["isotropic"]
-    m: int = Field(ge=2, le=10**5)
-    d: int = Field(ge=1, le=10**15)
     n_test: int = Field(default=0, ge=0, le=10**7)
 
 
-class DigitsData(Section):
-    """scikit-learn's digits, two classes, centred and scaled; all others of these are fresh, or the
-    first ``n_test`` of them.
+class HeavyTailedData(SyntheticData):
+    """Multivariate Student t of tail_dof degrees of freedom, E ||x||^2 = 1; independent labels."""
+
+    kind: Literal["heavy_tailed"]
+    tail_dof: float = Field(gt=2, le=1e6)
+    n_test: int = Field(default=0, ge=0, le=10**7)
+
+
+class CorrelatedData(SyntheticData):
+    """Gaussian with E <x_i, x_k> = correlation for all pairs, E ||x||^2 = 1; independent labels."""
+
+    kind: Literal["correlated"]
+    correlation: float = Field(ge=0, lt=1)
+    n_test: int = Field(default=0, ge=0, le=10**7)
+
+
+class NearDuplicatesData(SyntheticData):
+    """Isotropic, but samples 0 to copies have one label and E <x_i, x_k> = correlation."""
+
+    kind: Literal["near_duplicates"]
+    correlation: float = Field(ge=0, lt=1)
+    copies: int = Field(default=1, ge=1)
+    n_test: int = Field(default=0, ge=0, le=10**7)
+
+    @model_validator(mode="after")
+    def _are_there(self) -> Self:
+        if self.copies >= self.m:
+            raise ValueError(f"copies = {self.copies} of sample 0 need m > {self.copies}")
+        return self
+
+
+class PowerLawData(Section):
+    """N(0, Sigma) with eigenvalues proportional to k^-exponent and trace 1; independent labels.
+    Drawn in d dimensions.
     """
 
-    kind: Literal["digits"]
+    kind: Literal["power_law"]
+    m: int = Field(ge=2, le=10**5)
+    d: int = Field(ge=1, le=10**6)
+    exponent: float = Field(ge=0, le=10)
+    n_test: int = Field(default=0, ge=0, le=10**6)
+
+
+class BundledData(Section):
+    """One of scikit-learn's data sets, as they come (raw), centred and scaled to unit mean square
+    norm, or with every sample then scaled to norm 1; samples that are not trained on are fresh, or
+    the first ``n_test`` of them.
+    """
+
     m: int = Field(default=40, ge=2)
     n_test: int | None = Field(default=None, ge=0)
+    scaling: Literal["raw", "centred", "normalised"] = "centred"
+
+
+class DigitsData(BundledData):
+    """Two classes of the 8 x 8 digits."""
+
+    kind: Literal["digits"]
     classes: Annotated[tuple[int, int], BeforeValidator(_tuple)] = (3, 8)
 
 
+class BreastCancerData(BundledData):
+    """Malignant (+1) and benign tumours, 30 features."""
+
+    kind: Literal["breast_cancer"]
+
+
 class FileData(Section):
-    """A user's .npz with x, y and optionally x_test, y_test; a path relative to the spec's."""
+    """A user's .npz with x, y and optionally x_test, y_test, or a .parquet file with a column of
+    labels, others of features (all but those named here, if none are named), and optionally one
+    that is true for test samples; a path relative to the spec's.
+    """
 
     kind: Literal["file"]
     path: str
+    label: str = "y"
+    features: Annotated[tuple[str, ...] | None, BeforeValidator(_tuple), Field(min_length=1)] = None
+    split: str | None = None
 
 
 class LinearModel(Section):
@@ -227,7 +341,20 @@ def _kinds(*classes: type[Section], key: str) -> dict[str, type[Section]]:
 
 # Section -> kind -> class; sections without kinds have the one class "".
 SECTIONS: dict[str, dict[str, type[Section]]] = {
-    "data": _kinds(MixtureData, IsotropicData, DigitsData, FileData, key="kind"),
+    "data": _kinds(
+        MixtureData,
+        IsotropicData,
+        ClusterData,
+        XorData,
+        HeavyTailedData,
+        CorrelatedData,
+        NearDuplicatesData,
+        PowerLawData,
+        DigitsData,
+        BreastCancerData,
+        FileData,
+        key="kind",
+    ),
     "model": _kinds(LinearModel, ReluModel, LeakyReluModel, key="kind"),
     "train": {"": Training},
     "retrain": {"": Retraining},
@@ -242,7 +369,7 @@ DEFAULT_KIND = {"forget": "index", "unlearn": "ascent"}
 # What whole numbers are annotated with.
 WHOLE = (int, int | None)
 # Parameters whose single value is a list; an axis of them is a list of lists.
-LIST_VALUED = {"classes", "kink_tol"}
+LIST_VALUED = {"classes", "features", "kink_tol"}
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "loss": tuple(LOSSES)}
 
 
@@ -250,5 +377,5 @@ def column_name(section: str, key: str) -> str:
     """The column of a parameter: its key, after the section where that alone says too little."""
     if key == "kink_tol":  # the result of that name is the tolerance that was chosen
         return "kink_tols"
-    short = {"kind", "init", "path", "end", "rule", "size", "label", "steps"}
+    short = {"kind", "init", "path", "end", "rule", "size", "label", "split", "steps"}
     return f"{section}_{key}" if key in short else key

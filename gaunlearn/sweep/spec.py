@@ -15,11 +15,18 @@ import numpy as np
 import tomlkit
 from numpy.typing import NDArray
 
-from gaunlearn.data.real import digits, load_npz
 from gaunlearn.sweep.grid import INNER, Cell, Grid, Name
 from gaunlearn.sweep.identity import forget_files, training_digest
 from gaunlearn.sweep.reader import read_grid
-from gaunlearn.sweep.sections import DigitsData, FileData, ForgetIndex, Section, SpecError
+from gaunlearn.sweep.samples import bundled_samples, read_samples
+from gaunlearn.sweep.sections import (
+    BundledData,
+    DigitsData,
+    FileData,
+    ForgetIndex,
+    Section,
+    SpecError,
+)
 
 __all__ = ["Sweep", "load_spec", "question_of"]
 
@@ -74,24 +81,24 @@ def question_of(path: Path) -> str:
     return _question(path.read_text(encoding="utf-8-sig", errors="replace"))
 
 
-def _read_data(grid: Grid, data: Section, directory: Path) -> int:
+def _read_data(grid: Grid, data: FileData | BundledData, directory: Path) -> int:
     """How many training samples there are; real data are read once to see."""
     if isinstance(data, FileData):
         try:
-            m = len(load_npz(directory / data.path).y)
+            m = len(read_samples(data, directory).y)
         except ValueError as error:
             grid.fail(f"data.path = {data.path!r}", str(error))
         if m < 2:
             grid.fail(f"data.path = {data.path!r}", "has one sample; 2 or more are needed")
         return m
-    if isinstance(data, DigitsData):
-        if data.classes[0] == data.classes[1] or not set(data.classes) <= set(range(10)):
-            grid.fail(f"data.classes = {list(data.classes)}", "must be two different digits")
-        try:
-            digits(0, data.m, data.classes, data.n_test)
-        except ValueError as error:
-            grid.fail("data.m", str(error))
-    return data.m  # type: ignore[attr-defined]
+    classes = data.classes if isinstance(data, DigitsData) else (0, 1)
+    if classes[0] == classes[1] or not set(classes) <= set(range(10)):
+        grid.fail(f"data.classes = {list(classes)}", "must be two different digits")
+    try:
+        bundled_samples(data, 0)
+    except ValueError as error:
+        grid.fail("data.m", str(error))
+    return data.m
 
 
 def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -113,7 +120,7 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
         if cell is None:
             continue
         kept.append(index)
-        real = isinstance(cell.data, FileData | DigitsData)
+        real = isinstance(cell.data, FileData | BundledData)
         if real and cell.data not in sizes:
             sizes[cell.data] = _read_data(grid, cell.data, directory)
         m = sizes[cell.data] if real else cell.data.m
