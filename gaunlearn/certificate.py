@@ -50,6 +50,8 @@ _SNAP_ERROR = 1e6
 
 # An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
 _EXACT_UNITS = 1e3
+# Two of them that differ by so little are equal.
+_TIED_UNITS = 32
 # Curvature of so many units of rounding is none, and so is a margin, relative to what the network's
 # norm allows.
 _FLAT_UNITS = _MARGIN_UNITS = 100
@@ -298,7 +300,7 @@ def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:
     tau = jnp.where(rungs.separated, rungs.tau, jnp.inf)
     within = rungs.separated & (tau <= tau_budget)
     epsilon = jnp.where(within, rungs.epsilon, jnp.inf)
-    rounding = _EXACT_UNITS * jnp.finfo(tau.dtype).eps
+    rounding = _TIED_UNITS * jnp.finfo(tau.dtype).eps
     as_good = epsilon <= jnp.min(epsilon) + rounding * jnp.linalg.norm(rungs.weights, axis=(1, 2))
     best = jnp.where(jnp.any(within), jnp.argmax(as_good), jnp.argmin(tau))
     return jax.tree.map(lambda leaf: leaf[best], rungs)

@@ -141,6 +141,8 @@ class _Reporter:
             description=progress.stage,
             note=", ".join(notes),
         )
+        if "damaged" in progress.stage:
+            self.console.print(progress.stage)
         last = progress.done == progress.total
         due = last or now - self.last_line > self._QUIET_S
         if (
@@ -235,10 +237,10 @@ def _plan(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from gaunlearn.sweep.spec import question_of
 
-    directory = args.directory
-    if directory is None:
-        beside = Path(__file__).resolve().parent.parent / "sweeps"
-        directory = Path("sweeps") if Path("sweeps").is_dir() else beside
+    # Beside the package in a checkout; where the wheel puts its data otherwise.
+    beside = Path(__file__).resolve().parent.parent / "sweeps"
+    installed = Path(sys.prefix) / "share" / "gaunlearn" / "sweeps"
+    directory = args.directory or (beside if beside.is_dir() else installed)
     files = sorted(path for path in directory.glob("*.toml") if path.is_file())
     if not files:
         print(f"gaunlearn: {directory}: holds no specifications (*.toml)", file=sys.stderr)
@@ -275,7 +277,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     keep_compiled()
     verdict = verify_run(
-        load(args.run_dir),
+        load(args.run_dir, missing_parts=True),
         sample=args.sample or None,
         commit=commit_of_code(),
         any_version=args.any_version,

@@ -248,8 +248,10 @@ def test_plan_prints_counts_and_runs_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_list_shows_questions(capsys):
-    assert main(["list", str(Path(__file__).parent.parent / "sweeps")]) == 0
+def test_list_shows_questions(capsys, tmp_path, monkeypatch):
+    (tmp_path / "sweeps").mkdir()  # somebody else's
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert "step_size.toml" in out
     assert "How large must the gradient-ascent step be" in out

@@ -160,6 +160,9 @@ def test_changed_specification_runs_what_is_new_and_sets_the_rest_aside(finished
     assert again.to_pandas()["trial_id"].is_unique
     gaunlearn.run(spec, out, fresh=True)
     assert (out / "notes.txt").exists(), "--fresh removes a run's own files only"
+    (out / "run.json").unlink()
+    with pytest.raises(ValueError, match="is not a run .it has no run.json., but has trials/"):
+        gaunlearn.run(spec, out, fresh=True)
     assert not list((out / "unused").glob("*"))
 
 
@@ -195,7 +198,7 @@ def test_axes_are_columns_and_share_trainings(tmp_path, spec):
         ("m = 4", "m = []", r"data.m = \[\]: an axis needs at least one value"),
         ("m = 4", "m = [4, 4]", "data.m: the value 4 is given twice"),
         ("m = 4", "m = [4, 1]", "data.m = 1: must be greater"),
-        ('"gaussian_mixture"', '"gaussian"', "data.kind: 'gaussian'; allowed are gaussian_mixture"),
+        ('"gaussian_mixture"', '"gaussian"', "data.kind: 'gaussian'; did you mean 'gaussian_mixture'. allowed are gaussian_mixture"),
         ("[model]", "[modle]", r"modle: unknown key; did you mean 'model'\?"),
         ("[unlearn]", "[unlearn]\nmethod = 1", "unlearn.method: 1; allowed are ascent"),
         ("seeds = 2", "seeds = 0", "sweep.seeds = 0: must be a count"),

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,14 +23,18 @@ def test_verify_confirms_a_run(undisturbed, capsys):
     assert "the contract holds" in out
 
 
-@pytest.mark.parametrize("column", ["epsilon", "tau_retrain", "steps", "limit_status"])
+@pytest.mark.parametrize("column", ["epsilon", "tau_retrain", "steps", "limit_status", "delta"])
 def test_verify_finds_a_wrong_number_and_names_the_trial(undisturbed, tmp_path, capsys, column):
-    """A value is changed by 1e-6 in the file, as a faulty machine would have written it."""
+    """A value is changed by 1e-6 in the file, or is infinite, as a faulty machine would have
+    written it.
+    """
     shutil.copytree(undisturbed.path, tmp_path / "run")
     part = next((tmp_path / "run" / "trials").glob("*.parquet"))
     table = pq.read_table(part)
     values = table[column].to_pylist()
-    if isinstance(values[0], float):
+    if column == "delta":
+        values[0] = float("inf")
+    elif isinstance(values[0], float):
         values[0] *= 1 + 1e-6
     else:
         values[0] = values[0] + 1 if isinstance(values[0], int) else "infeasible"
@@ -92,6 +97,34 @@ def test_verify_names_trials_that_are_not_the_claimed_ones(undisturbed, tmp_path
     out = capsys.readouterr().out
     assert f"trial {names[0]}: is claimed by a part, and missing" in out
     assert f"trial {'0' * 32}: is there, and claimed by no part" in out
+
+
+@pytest.mark.parametrize("change", ["delete", "repeat"])
+def test_verify_names_trials_that_a_part_lacks_or_repeats(undisturbed, tmp_path, capsys, change):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
+    table = pq.read_table(part)
+    name = table["trial_id"][3].as_py()
+    rows = [i for i in range(len(table)) if i != 3]
+    pq.write_table(table.take(rows if change == "delete" else [*rows, 3, 3]), part)
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    out = capsys.readouterr().out
+    what = "is claimed by a part, and missing" if change == "delete" else "is there twice"
+    assert f"trial {name}: {what}" in out
+    assert f"part {part.name}: has {len(rows) + 2 * (change == 'repeat')} rows and claims" in out
+
+
+def test_verify_names_parts_that_are_missing_or_another_programs(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed.path, tmp_path / "run")
+    (part,) = (tmp_path / "run" / "trials").glob("*.parquet")
+    pd.read_parquet(part).to_parquet(part)
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    out = capsys.readouterr().out
+    assert f"part {part.name}: has no schema_version: another program has written it" in out
+    part.unlink()
+    assert main(["verify", str(tmp_path / "run")]) == 1
+    out = capsys.readouterr().out
+    assert f"part {part.name}: missing, and 36 trials with it" in out
 
 
 def test_verify_says_that_a_run_is_unfinished(tmp_path, capsys):

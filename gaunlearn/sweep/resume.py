@@ -6,7 +6,7 @@ taken back when a later specification wants them. What ``store`` says holds at e
 here too.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -72,11 +72,12 @@ def _both(pairs: Pairs, others: Iterable[Pairs]) -> Pairs:
 
 
 class Finished:
-    """Which trials are stored."""
+    """Which trials are stored, and how many parts were found damaged and set aside."""
 
     def __init__(self) -> None:
         self._done: dict[_Place, list[Pairs]] = {}
         self.trials = 0
+        self.damaged_parts = 0
 
     def add(self, claims: Sequence[Claim]) -> None:
         """Count a part's trials as stored."""
@@ -131,7 +132,10 @@ class _Asked(NamedTuple):
         )
 
 
-def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, _Asked]:
+def _wanted(
+    families: Iterable[Family], directory: Path, stored: Container[_Place]
+) -> dict[_Place, _Asked]:
+    """What is asked of the branches of which something is stored."""
     return {
         (claim.content, claim.seed): _Asked(
             claim.pairs, training, branch.forget, STARTS[branch.retrain.init]
@@ -139,6 +143,7 @@ def _wanted(families: Iterable[Family], directory: Path) -> dict[_Place, _Asked]
         for family in families
         for training in [training_id(family, directory)]
         for claim, branch in zip(claims_of(family, directory), family.branches, strict=True)
+        if (claim.content, claim.seed) in stored
     }
 
 
@@ -175,12 +180,19 @@ def reconcile(
     files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
     damaged = {name.removesuffix(".parquet") for name in files} - set(sources["trials"])
     changed = False
+    finished.damaged_parts = len(damaged)
     for key in sorted(damaged):
         with suppress(FileNotFoundError):  # another shard has done it
             (run / "trials").move(f"{key}.parquet", run / "unused")
     if not any(sources.values()):
         return finished, kept, changed
-    wanted = _wanted(families, directory)
+    stored = {
+        (claim.content, claim.seed)
+        for parts in sources.values()
+        for claims in parts.values()
+        for claim in claims
+    }
+    wanted = _wanted(families, directory, stored)
     for folder, parts in sources.items():
         for key, claims in sorted(parts.items()):
             keep = _claims_to_keep(claims, wanted, finished, networks)

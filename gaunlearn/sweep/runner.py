@@ -139,6 +139,13 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
     }
 
 
+def _check_ours(out: Place) -> None:
+    """Refuse to remove files that no run has written: a run begins with its manifest."""
+    names = (out / "trials").names()
+    if "run.json" not in out.names() and any(name.endswith(".parquet") for name in names):
+        raise SpecError(f"{out.name}: --fresh: is not a run (it has no run.json), but has trials/")
+
+
 def _clear(out: Place) -> None:
     """Remove a run's files, and nothing else, from its directory."""
     for folder in ("trials", "weights", "unused"):
@@ -203,6 +210,7 @@ def run_sweep(
             for folder in (place, *(place / name for name in ("trials", "weights", "unused"))):
                 folder.remove_leftovers()
         if fresh:
+            _check_ours(place)
             _clear(place)
         _check_version(place)
         try:
@@ -308,6 +316,8 @@ class _Runner:
                 if (left := self.finished.left_of(family, self.sweep.directory))
             )
         self.done = done
+        if self.finished.damaged_parts:
+            self.tell(f"{self.finished.damaged_parts} damaged files of trials moved to unused/")
         if done == self.total:
             self.compact()
             self.write_manifest()

@@ -46,6 +46,7 @@ __all__ = [
     "damage",
     "load",
     "merge_parts",
+    "names_and_claims",
     "part_header",
     "read_claims",
     "select_rows",
@@ -367,6 +368,8 @@ def damage(parts: Place, name: str, body: bool) -> str | None:
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             about = file.metadata.metadata or {}
             version = about.get(b"schema_version", b"none").decode()
+            if b"schema_version" not in about:
+                return "has no schema_version: another program has written it"
             if version != str(SCHEMA_VERSION):
                 return f"schema_version is {version}, this version reads {SCHEMA_VERSION}"
             if not file.schema_arrow.equals(arrow_schema(), check_metadata=False):
@@ -413,6 +416,15 @@ def read_claims(run: Place, folder: str, bodies: bool = False) -> dict[str, list
         for name in _parquet_files(parts)
         if damage(parts, name, bodies) is None
     }
+
+
+def names_and_claims(run: Place, name: str) -> tuple[list[str], list[Claim]]:
+    """The names of a part's trials, as far as it can be read, and what it claims."""
+    try:
+        table = pq.read_table((run / "trials").open(name), columns=["trial_id"])
+        return table["trial_id"].to_pylist(), _claims(table.schema.metadata or {})
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return [], []
 
 
 def select_rows(
@@ -468,8 +480,11 @@ def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> N
     run.write("run.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def load(path: str | Path | Place) -> Run:
+def load(path: str | Path | Place, *, missing_parts: bool = False) -> Run:
     """Open a run's directory, or its URI.
+
+    Args:
+        missing_parts: whether parts may be missing.
 
     Raises:
         RunError: it is not a run, its manifest cannot be read, or a part is missing.
@@ -494,6 +509,6 @@ def load(path: str | Path | Place) -> Run:
         raise RunError(f"{path}/run.json: has no table of parts")
     there = {name.removesuffix(".parquet") for name in (place / "trials").names()}
     missing = sorted(set(manifest["parts"]) - there)
-    if missing:
+    if missing and not missing_parts:
         raise RunError(f"{path}/trials/{missing[0]}.parquet: missing; run again")
     return Run(path if place.local is None else place.local, manifest)

@@ -35,7 +35,7 @@ from gaunlearn.sweep.plan import (
 )
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
-from gaunlearn.sweep.store import Run, RunError, read_claims
+from gaunlearn.sweep.store import Claim, Run, RunError, damage, names_and_claims, read_claims
 from gaunlearn.trial import ORIGINAL
 
 __all__ = ["Difference", "Verdict", "verify_run"]
@@ -126,7 +126,8 @@ class Verdict(NamedTuple):
             from their choice is compared to 1e-3.
         differences: of every column and way.
         changed: trials whose name no longer follows from their row: data or definitions changed.
-        misplaced: trials that are missing, there twice or claimed by no part: one line each.
+        misplaced: trials that are missing, there twice or claimed by no part, and parts that are
+            missing or damaged: one line each. With a damaged part nothing is recomputed.
     """
 
     trials: tuple[int, int, int]
@@ -160,17 +161,31 @@ def _check_versions(run: Run, commit: str | None) -> None:
                 )
 
 
-def _misplaced(run: Run, names: pd.Series) -> tuple[str, ...]:
+def _misplaced(names: Sequence[str], claims: Sequence[Claim]) -> tuple[str, ...]:
     """What is wrong with which trials are there."""
-    claims = [claim for part in read_claims(run.place, "trials").values() for claim in part]
+    there = pd.Series(names, dtype="object")
     claimed = pd.Series(list(trial_ids_of(claims)), dtype="object")
     kinds = {
-        "is there twice": names[names.duplicated()],
+        "is there twice": there[there.duplicated()],
         "is claimed by two parts": claimed[claimed.duplicated()],
-        "is claimed by a part, and missing": claimed[~claimed.isin(names)],
-        "is there, and claimed by no part": names[~names.isin(claimed)],
+        "is claimed by a part, and missing": claimed[~claimed.isin(there)],
+        "is there, and claimed by no part": there[~there.isin(claimed)],
     }
     return tuple(f"trial {name}: {what}" for what, found in kinds.items() for name in found)
+
+
+def _damaged(run: Run) -> tuple[str, ...]:
+    """What is wrong with which parts."""
+    lines: list[str] = []
+    there, listed = run.parts(), run.manifest["parts"]
+    for key in sorted(listed):
+        if f"{key}.parquet" not in there:
+            lines.append(f"part {key}.parquet: missing, and {listed[key]['trials']} trials with it")
+    for name in there:
+        wrong = damage(run.place / "trials", name, body=True)
+        if wrong:
+            lines += [f"part {name}: {wrong}", *_misplaced(*names_and_claims(run.place, name))]
+    return tuple(lines)
 
 
 def _sample(frame: pd.DataFrame, count: int | None) -> pd.DataFrame:
@@ -201,10 +216,16 @@ def verify_run(
         RunError: the run is of another version, or cannot be read.
     """
     forget_files()
+    damaged = _damaged(run)
+    planned = int(run.manifest.get("trials", 0))
+    if damaged:
+        whole = sum(part["trials"] for part in run.manifest["parts"].values())
+        return Verdict((0, 0, 0), whole, planned, 0, (), (), damaged)
     if not any_version:
         _check_versions(run, commit)
     stored = run.to_pandas()
-    misplaced = _misplaced(run, stored["trial_id"])
+    claims = [claim for part in read_claims(run.place, "trials").values() for claim in part]
+    misplaced = _misplaced(stored["trial_id"].tolist(), claims)
     frame = _sample(stored.drop_duplicates("trial_id"), sample).set_index("trial_id")
     rows: dict[str, dict[Any, Any]] = {
         str(name): row for name, row in frame.to_dict("index").items()
@@ -259,7 +280,7 @@ def verify_run(
         trials=(len(batch), len(alone), len(references)),
         stored=len(stored),
         ambiguous=sum(map(bool, unsure.values())),
-        planned=int(run.manifest.get("trials", len(stored))),
+        planned=planned,
         differences=tuple(differences),
         changed=changed,
         misplaced=misplaced,
@@ -406,11 +427,12 @@ def _compare(
         else:
             a = np.asarray([np.nan if v is None or v is pd.NA else v for v in old], float)
             b = np.asarray(new, float)
-            missing = np.isnan(a) & np.isnan(b)
-            size = np.where(missing, 0.0, np.abs(a - b))
-            size = np.where(np.isnan(size), np.inf, size)
-            scale = np.maximum(np.abs(a), np.abs(b))
-            allowed = tolerance * np.where(np.isnan(scale), 0.0, scale) + floor
+            finite = np.isfinite(a) & np.isfinite(b)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            with np.errstate(invalid="ignore"):
+                size = np.where(finite, np.abs(a - b), np.where(same, 0.0, np.inf))
+            scale = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 1.0)
+            allowed = tolerance * scale + floor
             broken = size > allowed
             relative = np.where(size > floor, size / np.where(scale > 0, scale, 1.0), 0.0)
         differences.append(
