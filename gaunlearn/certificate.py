@@ -51,7 +51,7 @@ _SNAP_ERROR = 1e6
 # An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
 _EXACT_UNITS = 1e3
 # Two of them that differ by so little are equal.
-_TIED_UNITS = 32
+_TIED_UNITS = 4
 # Curvature of so many units of rounding is none, and so is a margin, relative to what the network's
 # norm allows.
 _FLAT_UNITS = _MARGIN_UNITS = 100
@@ -239,6 +239,10 @@ def _rung(
     z = preactivations(snapped, x)
     left_over = jnp.where(kink, jnp.abs(z), 0.0)
     snap_failed = jnp.any(left_over > _SNAP_ERROR * rounding * scale * lengths)
+    if model.has_kinks:
+        # A neuron of which snapping leaves nothing is at a kink of all other samples too.
+        gone = jnp.abs(z) <= rounding_reach(snapped, u, x)
+        kink |= gone & (kink_tol >= 0) & retain & (u[:, None] != 0)
     z = jnp.where(kink, 0.0, z)
 
     margins = y * logits(model, z, u)

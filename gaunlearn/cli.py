@@ -107,13 +107,13 @@ class _Reporter:
         self.bar = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f} trials"),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("starting", total=None, note="")
+        self.task = self.bar.add_task("starting", total=None, count="", note="")
         self.first: int | None = None
         self.last_line = self.began
 
@@ -139,6 +139,7 @@ class _Reporter:
             total=progress.total,
             completed=progress.done,
             description=progress.stage,
+            count=f"{progress.done} of {progress.total} trials",
             note=", ".join(notes),
         )
         if "damaged" in progress.stage:
@@ -157,13 +158,12 @@ class _Reporter:
 
 def _duration(seconds: float) -> str:
     """Rounded, for a reader: 8 s, 12 min, 3.5 h, 2.1 days."""
-    for limit, unit, divisor in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return (
-                f"{seconds / divisor:.0f} {unit}"
-                if divisor < 3600
-                else (f"{seconds / divisor:.1f} {unit}")
-            )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86_400:.1f} days"
 
 

@@ -16,6 +16,7 @@ __all__ = ["ReferenceCertificate", "ascend", "certify", "certify_best"]
 
 Float = NDArray[np.float64]
 
+_PRECISION = float(np.finfo(float).eps)
 _MAX_GENERATORS = 5000
 # A generator that lowers the residual by less than this, relative to it, changes no digit.
 _LEAST_GAIN = 1e-11
@@ -45,6 +46,13 @@ def _project_rows(W: Float, x: Float, kink: NDArray[np.bool_]) -> Float:
     return snapped
 
 
+def _rounding(W: Float, x: Float, precision: float) -> Float:
+    """Pre-activations up to this may be rounding, (n, m)."""
+    rows = np.linalg.norm(W, axis=1)
+    size = np.maximum(rows, np.linalg.norm(W) / np.sqrt(len(W)))
+    return 100 * precision * size[:, None] * np.linalg.norm(x, axis=1)
+
+
 def _unit(W: Float) -> Float:
     return W / np.linalg.norm(W)
 
@@ -57,6 +65,7 @@ def certify(
     retain: NDArray[np.bool_],
     kink_tol: float | None,
     leak: float = 0.0,
+    precision: float = _PRECISION,
 ) -> ReferenceCertificate | None:
     """The certificate at one kink tolerance; None if W does not separate the retain set.
 
@@ -67,17 +76,18 @@ def certify(
         retain: mask (m,).
         kink_tol: None ignores kinks.
         leak: slope of the activation below 0.
+        precision: relative, of the weights.
     """
     linear = u is None
     out = np.ones(1) if u is None else u
     kink = np.zeros((len(W), len(x)), bool)
     if not linear and kink_tol is not None:
-        scale = np.linalg.norm(W) / np.sqrt(len(W))
-        size = np.maximum(scale, np.linalg.norm(W, axis=1))
-        rounding = 100 * np.finfo(float).eps * size
-        reach = np.maximum(kink_tol * scale, rounding)[:, None] * np.linalg.norm(x, axis=1)
+        scale = np.linalg.norm(W) / np.sqrt(len(W)) * np.linalg.norm(x, axis=1)
+        reach = np.maximum(kink_tol * scale, _rounding(W, x, precision))
         kink = (np.abs(W @ x.T) <= reach) & retain
     snapped = _project_rows(W, x, kink)
+    if not linear and kink_tol is not None:
+        kink |= (np.abs(snapped @ x.T) <= _rounding(snapped, x, precision)) & retain
     z = np.where(kink, 0.0, snapped @ x.T)
     slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
     q = y * (out @ (slope * z))
@@ -85,7 +95,7 @@ def certify(
     largest = (
         np.linalg.norm(snapped) * np.linalg.norm(out) * np.linalg.norm(x[retain], axis=1).max()
     )
-    if not least > 100 * np.finfo(float).eps * largest:
+    if not least > 100 * precision * largest:
         return None
     theta, q = snapped / least, q / least
     multipliers, coefficients = _smallest_residual(theta, out, x, y, slope, kink, retain, leak)
@@ -182,12 +192,13 @@ def certify_best(
     kink_tols: list[float] | None,
     tau_budget: float,
     leak: float = 0.0,
+    precision: float = _PRECISION,
 ) -> ReferenceCertificate | None:
     """The least epsilon on a ladder of tolerances with tau within the budget; if there is none,
     the least tau. ``kink_tols`` None ignores kinks.
     """
     ladder: list[float | None] = [None] if kink_tols is None or u is None else [*kink_tols]
-    rungs = [certify(W, u, x, y, retain, tol, leak) for tol in ladder]
+    rungs = [certify(W, u, x, y, retain, tol, leak, precision) for tol in ladder]
     found = [rung for rung in rungs if rung is not None]
     within = [rung for rung in found if rung.tau <= tau_budget]
     if within:

@@ -1,8 +1,8 @@
 """Every column of a data set once: name, type, unit, range, meaning and when it has no value.
 
 The store writes these into the Parquet field metadata, and docs/columns.md is made from them. Every
-file has all columns. A result that does not exist is NaN (floats) or null (others), a parameter
-that a trial does not have is null; a comparison with either is never true.
+file has all columns. A result that does not exist, or a parameter that a trial does not have, is
+null (NaN where pandas knows no other): a comparison with it is never true, and means leave it out.
 """
 
 from typing import Literal, NamedTuple

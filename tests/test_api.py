@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import gaunlearn
-from gaunlearn import api, coordinates
+from gaunlearn import api, coordinates, reference
 from gaunlearn.data.real import digits
 
 N, M, D = 12, 6, 9
@@ -119,6 +119,30 @@ def test_dead_neuron_sits_at_every_kink():
     assert with_kinks.kink_pairs == 6
     assert with_kinks.epsilon <= 1e-12
     assert gaunlearn.certify(W, u, x, y, kink_tol=None).epsilon > 0.1
+
+
+def test_a_neuron_that_snapping_takes_to_zero_is_at_every_kink():
+    """d = 2: a small neuron near the kinks of two samples vanishes, and its pre-activations on the
+    others are rounding, whose sign means nothing.
+    """
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(5, 2)), np.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    u = output_weights(8)
+    W = rng.normal(size=(8, 2))
+    W[0] = 1e-3 * rng.normal(size=2)
+    z = np.abs(W @ x.T) / np.linalg.norm(x, axis=1) / (np.linalg.norm(W) / np.sqrt(8))
+    assert (z[0] < 2e-3).sum() >= 2
+    tol, gone = 2e-3, W.copy()
+    gone[0] = 0.0
+    q = y * (u @ np.maximum(gone @ x.T, 0))
+    y = y * np.where(q > 0, 1, -1)  # labels that it separates
+    got = gaunlearn.certify(W, u, x, y, kink_tol=tol)
+    want = gaunlearn.certify(gone, u, x, y, kink_tol=tol)
+    assert got.separated
+    assert got.kink_pairs == want.kink_pairs >= 5
+    assert got.epsilon == pytest.approx(want.epsilon, rel=1e-9)
+    independent = reference.certify(W, u, x, y, np.ones(5, bool), tol)
+    assert independent.epsilon == pytest.approx(want.epsilon, rel=1e-7)
 
 
 @few

@@ -160,6 +160,18 @@ def test_ranges_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("start", "stop", "count"), [(0.1, 1.0, 10), (-1, 0.3, 5), (0.2, 0.9, 8), (1, 0, 3)]
+)
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_ranges_end_where_they_say(start, stop, count, scale):
+    if scale == "log" and min(start, stop) <= 0:
+        return
+    value = {"start": start, "stop": stop, "count": count, "scale": scale}
+    found = read_value(value, whole=False, number=True, listed=False)
+    assert (found[0], found[-1], len(found)) == (start, stop, count)
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         ({"start": 1, "stop": 2}, "count must be a whole number from 2 to 16777216, not None"),

@@ -7,6 +7,7 @@ from cases import lift, output_weights
 from oracles import plain_descent
 
 import gaunlearn
+from gaunlearn.cli import main
 from gaunlearn.data.distributions import initial_weights
 from gaunlearn.data.reduction import rotate
 from gaunlearn.models import MODELS
@@ -407,6 +408,7 @@ def test_float32_trial_is_the_float64_trial_to_its_rounding(tmp_path):
         np.testing.assert_allclose(
             both[f"{name}_y"], both[f"{name}_x"], rtol=tolerance, atol=tolerance, err_msg=name
         )
+    assert main(["verify", str(tmp_path / "run"), "--sample", "0"]) == 0
 
 
 def test_leaky_network_is_trained_unlearned_and_certified(tmp_path):

@@ -119,7 +119,7 @@ def _range(value: Mapping[str, Any], whole: bool) -> list[int | float]:
         found = [start * (stop / start) ** (i / (count - 1)) for i in range(count - 1)] + [stop]
     else:
         _check_width(float(stop) - float(start), "start and stop")
-        found = [start + (stop - start) * i / (count - 1) for i in range(count)]
+        found = [start + (stop - start) * i / (count - 1) for i in range(count - 1)] + [stop]
     if whole:
         # Close steps may round to one value; it is one point then.
         return list(dict.fromkeys(round(v) for v in found))

@@ -91,7 +91,9 @@ class Progress(NamedTuple):
 
 
 def commit_of_code() -> str | None:
-    """The commit of the checkout that this package was imported from, if it is one."""
+    """The commit of the checkout that this package was imported from, if it is one; changes that
+    are in no commit are told apart by what the package's files hold.
+    """
     here = Path(__file__).resolve().parent
     try:
         tracked = subprocess.run(
@@ -109,7 +111,11 @@ def commit_of_code() -> str | None:
         )
     except OSError:
         return None
-    return found.stdout.strip() or None
+    commit = found.stdout.strip()
+    if commit.endswith("-dirty"):
+        files = sorted(here.parent.rglob("*.py"))
+        commit += f"-{digest([file.read_text(encoding='utf-8') for file in files])[:12]}"
+    return commit or None
 
 
 def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:

@@ -239,7 +239,7 @@ def arrow_schema() -> pa.Schema:
 
 
 def _array(values: Any, column: Column) -> pa.Array:
-    """Floats as they are; in other types NaN, where there is no value, becomes null."""
+    """Where there is no value, NaN, becomes null."""
     if isinstance(values, pa.Array):
         return values
     values = np.asarray(values)
@@ -248,7 +248,7 @@ def _array(values: Any, column: Column) -> pa.Array:
         filled = np.where(missing, 0, values).astype(np.int64)
         return pa.array(filled, _ARROW[column.type], mask=missing)
     if column.type == "float64":
-        values = values.astype(np.float64)
+        return pa.array(values.astype(np.float64), from_pandas=True)
     return pa.array(values, _ARROW[column.type])
 
 
@@ -294,8 +294,6 @@ def write_part(
         elif any(column.name in each for each in parameters):
             values = pa.array([each.get(column.name) for each in parameters], _ARROW[column.type])
             arrays.append(values.take(pa.array(owner)))
-        elif column.type == "float64" and column.missing:
-            arrays.append(pa.array(np.full(count, np.nan)))
         else:
             arrays.append(pa.nulls(count, _ARROW[column.type]))
     about = {
