@@ -6,11 +6,12 @@ with each kink at one end of its interval); they are found one by one, by column
 SciPy's non-negative least squares.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 __all__ = ["ReferenceCertificate", "ascend", "certify", "certify_best"]
 
@@ -138,6 +139,34 @@ def _independent(u: Float, x: Float, slope: Float, kink: NDArray[np.bool_]) -> b
     return is_independent(rest.transpose(1, 0, 2).reshape(len(x), -1))
 
 
+def _non_negative(columns: Float, target: Float) -> Float:
+    """Non-negative weights with the least residual.
+
+    Both of SciPy's active-set methods may stop short (``nnls`` of 1.17, and ``bvls`` where columns
+    are nearly dependent): what one of them gives is taken if it is optimal.
+
+    Raises:
+        RuntimeError: neither is.
+    """
+    rounds = 100 * columns.shape[1]
+
+    def is_optimal(weights: Float) -> bool:
+        slope = columns.T @ (target - columns @ weights)
+        off = np.where(weights > 0, np.abs(slope), np.maximum(slope, 0.0))
+        sizes = np.linalg.norm(columns, axis=0)
+        return bool(np.all(off <= 1e-9 * sizes * np.linalg.norm(target)))
+
+    with suppress(RuntimeError):
+        weights = nnls(columns, target, maxiter=rounds)[0]
+        if is_optimal(weights):
+            return weights
+    found = lsq_linear(columns, target, (0, np.inf), method="bvls", tol=1e-15, max_iter=rounds).x
+    weights = np.where(found > 0, found, 0.0)
+    if is_optimal(weights):
+        return weights
+    raise RuntimeError("neither of SciPy's methods finds the non-negative least squares")
+
+
 def _smallest_residual(
     theta: Float,
     u: Float,
@@ -169,7 +198,7 @@ def _smallest_residual(
             owners.append(int(i))
             chosen.append(picked[:, i])
             columns.append(((u * picked[:, i])[:, None] * signed[i]).ravel())
-        weights, _ = nnls(np.stack(columns, axis=1), theta.ravel(), maxiter=100 * len(columns))
+        weights = _non_negative(np.stack(columns, axis=1), theta.ravel())
         used = weights > 0
         owners = [owner for owner, keep in zip(owners, used, strict=True) if keep]
         chosen = [vector for vector, keep in zip(chosen, used, strict=True) if keep]

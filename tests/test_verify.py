@@ -8,9 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases import network_at_kinks
 from runs import SPEC, write
 
 import gaunlearn
+from gaunlearn import reference
 from gaunlearn.cli import main
 from gaunlearn.reference import _independent
 from gaunlearn.sweep.verify import _compare
@@ -158,6 +160,21 @@ def test_verify_names_the_trial_whose_parameters_are_junk(
     err = capsys.readouterr().err
     assert f"trial {table['trial_id'][0].as_py()}: its parameters cannot be read" in err
     assert err.count("\n") == 1
+
+
+def test_reference_agrees_with_the_kernel_near_kinks():
+    """Some of these make SciPy's non-negative least squares stop short."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        W, u, x, y, _ = network_at_kinks(rng, 8, 5, 30, 3)
+        W = W + 1e-3 * rng.normal(size=W.shape)
+        for tol in (0.0, 1e-2, 5e-2):
+            found = gaunlearn.certify(W, u, x, y, kink_tol=tol)
+            want = reference.certify(W, u, x, y, np.ones(5, bool), tol)
+            assert found.separated == (want is not None)
+            if want is not None:
+                assert found.epsilon == pytest.approx(want.epsilon, rel=1e-8, abs=1e-10)
+                assert found.tau == pytest.approx(want.tau, rel=1e-8, abs=1e-14)
 
 
 DEPENDENT = """
