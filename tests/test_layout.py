@@ -19,7 +19,7 @@ LAYERS = [
     {"stored"},
     {"api"},
     {"report.summary", "report.figures", "report.__init__"},
-    {"report.methods"},
+    {"report.methods", "report.axis"},
     {"report.style"},
     {"sweep.runner", "sweep.verify"},
     {"sweep.resume", "sweep.compact"},

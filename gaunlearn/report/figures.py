@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from gaunlearn.report.axis import axis_of, draw_axis
 from gaunlearn.report.methods import draw_methods
 from gaunlearn.report.style import COLOURS, title_of
 from gaunlearn.sweep.store import Run
@@ -39,10 +40,11 @@ _STYLE: dict[Any, Any] = {
 
 def draw(run: Run) -> list[str]:
     """Draw what a run has swept into its ``report/``: epsilon, delta and tau against the step
-    fraction, and the methods' quality against their cost.
+    fraction, the methods' quality against their cost, and both along the numeric axis with the most
+    values.
 
     Returns:
-        The files' names; none if it has swept neither, or has no trials yet.
+        The files' names; none if there is nothing of that, or no trials yet.
     """
     if not run.parts():
         return []
@@ -53,6 +55,9 @@ def draw(run: Run) -> list[str]:
             drawn["step_fraction"] = _against_step_fraction(frame, run)
         if frame["method"].nunique() > 1:
             drawn["methods"] = draw_methods(frame, run.manifest)
+        axis = axis_of(frame, run.manifest)
+        if axis is not None:
+            drawn["axis"] = draw_axis(frame, run.manifest, axis)
         folder, files = run.place / "report", []
         for name, figure in drawn.items():
             folder.make()
