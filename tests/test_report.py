@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from gaunlearn.report.axis import axis_of, draw_axis
+from gaunlearn.report.summary import _membership
 
 MANIFEST = {"swept": ["method", "correlation", "n"], "question": "When?", "name": "x"}
 
@@ -68,3 +69,9 @@ def test_the_figure_marks_where_a_method_is_worse_than_nothing_for_good(gone):
     assert taus == [], "never better, and so never worse from some value on"
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["doing nothing", "ascent, n 8", "newton, n 8", "two retrainings"]
+
+
+def test_membership_and_its_standard_error_by_hand():
+    """Means of two seeds: 0.8 and 0.6, hence 0.7 and (0.2 / sqrt 2) / sqrt 2 = 0.1."""
+    frame = pd.DataFrame({"seed": [0, 0, 1, 1], "membership_unlearned": [0.9, 0.7, 0.6, np.nan]})
+    assert _membership(frame, "unlearned") == pytest.approx((0.7, 0.1))

@@ -64,4 +64,20 @@ def _group(frame: pd.DataFrame) -> list[str]:
             f"test accuracy: {mean['accuracy_original']:.4f} before, "
             f"{mean['accuracy_unlearned']:.4f} after, {mean['accuracy_retrained']:.4f} retrained"
         )
+        areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]
+        before, after, again = (
+            f"{area:.2f} \N{PLUS-MINUS SIGN} {error:.2f}" for area, error in areas
+        )
+        lines.append(
+            f"ROC area of telling the forgotten sample from fresh ones by its margin: {before} "
+            f"before, {after} after, {again} retrained"
+        )
     return lines + (note if failed else [])
+
+
+def _membership(frame: pd.DataFrame, whose: str) -> tuple[float, float]:
+    """The area under the ROC curve, and its standard error: trials of one seed share their fresh
+    samples, so seeds are what is independent.
+    """
+    by_seed = frame.groupby("seed")[f"membership_{whose}"].mean().dropna()
+    return by_seed.mean(), by_seed.std() / len(by_seed) ** 0.5
