@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaunlearn.data.distributions import gaussian_mixture, initial_weights, isotropic
+from gaunlearn.data.distributions import draw, initial_weights, law_of
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
 from gaunlearn.training import TrainingConfig
 
-ALPHA, INIT_SCALE = 0.1, 0.03
+MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
+INIT_SCALE = 0.03
 # Isotropic data need the smaller step: from 1.0, many neurons die on some samples early on.
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 
@@ -23,10 +24,10 @@ STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 def problem(kind, key, m, d, n):
     """One reduced problem with one initialisation; d may be traced."""
     data_key, init_key = jax.random.split(key)
-    if kind == "isotropic":
-        given = isotropic(data_key, m, 0, m, 0, m, d)
-    else:
-        given = gaussian_mixture(data_key, m, 0, m + 1, 0, m, d, ALPHA)
+    law = (kind, 0)
+    parameters = {"d": d} | (MIXTURE if kind == "gaussian_mixture" else {})
+    room = (m, 0, m + law_of(*law)[1], 0)
+    given = draw(data_key, law, room, m, {k: jnp.asarray(v, float) for k, v in parameters.items()})
     weights = initial_weights(init_key[None], n, given, n, d, INIT_SCALE)
     return reduce_problem(given, weights, output_weights(RELU, n))
 

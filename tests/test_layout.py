@@ -1,6 +1,7 @@
 """The shape of the package: who may import whom, and what every file must have."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,19 @@ def test_every_file_and_public_name_has_a_docstring_and_is_short(path):
                 assert path.name == "spec.py" or node.name.startswith("_"), (
                     f"{node.name} is neither private nor in __all__"
                 )
+
+
+BENCHMARKS = sorted((PACKAGE.parent / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_import_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("gaunlearn"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def test_users_files_are_data():

@@ -361,43 +361,40 @@ def _reference_of(
     if row["train_end"] == "limit" and tols is not None:
         tols = [1e-9]  # the limit is at its kinks
     budget = float(row["tau_budget"])
-    nan = float("nan")
-    found = dict.fromkeys(("epsilon_train", "delta_train", "epsilon", "delta", "tau"), nan)
-    found |= dict.fromkeys(("epsilon_retrain", "delta_retrain"), nan)
+    values: dict[str, float] = {}
     unsure: set[str] = set()
-    if np.isfinite(retrained.W).all():
-        again = reference.certify_best(
-            np.asarray(retrained.W, np.float64), out, x, y, retain, tols, budget, *precise
-        )
-        if again is not None:
-            found |= {"epsilon_retrain": again.epsilon, "delta_retrain": again.delta}
-            if not again.unique:
-                unsure.add("delta_retrain")
-                del found["delta_retrain"]
-    original = None
-    if np.isfinite(W).all():
-        original = reference.certify_best(W, out, x, y, everything, tols, budget, *precise)
-    if original is None:
-        return _Reference(found, frozenset(unsure))
-    found |= {"epsilon_train": original.epsilon, "delta_train": original.delta}
-    weights = np.asarray(unlearned, np.float64)
-    if not original.unique:
-        unsure.update(_OF_MULTIPLIERS)
-        if row["method"] in _WITH_MULTIPLIERS:
-            unsure.update(_OF_UNLEARNED)
-        del found["delta_train"]
-    elif row["method"] == "ascent" and row["dtype"] == "float64":
-        fraction = float(row["step_fraction"])
-        weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
-    tol = float(row["kink_tol"]) if ladder is not None else None
-    if np.isfinite(weights).all():
-        after = reference.certify(weights, out, x, y, retain, tol, *precise)
-        if after is not None:
-            found |= {"epsilon": after.epsilon, "delta": after.delta, "tau": after.tau}
-            if not after.unique:
-                unsure.add("delta")
-                del found["delta"]
-    return _Reference(found, frozenset(unsure))
+
+    def certified(
+        weights: np.ndarray, keep: np.ndarray, tolerances: list[float] | None
+    ) -> reference.ReferenceCertificate | None:
+        given = np.asarray(weights, np.float64)
+        if not np.isfinite(given).all():
+            return None
+        return reference.certify_best(given, out, x, y, keep, tolerances, budget, *precise)
+
+    def note(found: reference.ReferenceCertificate | None, epsilon: str, delta: str) -> None:
+        values[epsilon] = np.nan if found is None else found.epsilon
+        if found is None or found.unique:
+            values[delta] = np.nan if found is None else found.delta
+        else:
+            unsure.add(delta)
+
+    note(certified(retrained.W, retain, tols), "epsilon_retrain", "delta_retrain")
+    original = certified(W, everything, tols)
+    note(original, "epsilon_train", "delta_train")
+    weights, after = unlearned, None
+    if original is not None:
+        if not original.unique:
+            unsure.update(_OF_MULTIPLIERS)
+            if row["method"] in _WITH_MULTIPLIERS:
+                unsure.update(_OF_UNLEARNED)
+        elif row["method"] == "ascent" and row["dtype"] == "float64":
+            fraction = float(row["step_fraction"])
+            weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
+        after = certified(weights, retain, None if ladder is None else [float(row["kink_tol"])])
+    note(after, "epsilon", "delta")
+    values["tau"] = np.nan if after is None else after.tau
+    return _Reference(values, frozenset(unsure))
 
 
 def _compare(
