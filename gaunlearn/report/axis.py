@@ -128,7 +128,7 @@ def _mark_worse(ax, line: pd.Series, nothing: pd.Series, colour: str) -> None:
     """A mark where a line crosses that of doing nothing, from below and for good."""
     shared = line.index.intersection(nothing.index)
     above = ~(line[shared] < nothing[shared]).to_numpy()
-    if not above[-1] or above.all():
+    if above.all() or not above[-1]:  # of nothing, all is true
         return
     first = len(above) - int(np.argmin(above[::-1]))
     value = line[shared].iloc[first]
