@@ -60,17 +60,12 @@ def _group(frame: pd.DataFrame) -> list[str]:
     ]
     if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)
+        areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]
+        shown = [f"{area:.2f} \N{PLUS-MINUS SIGN} {error:.2f}" for area, error in areas]
         lines.append(
             f"test accuracy: {mean['accuracy_original']:.4f} before, "
-            f"{mean['accuracy_unlearned']:.4f} after, {mean['accuracy_retrained']:.4f} retrained"
-        )
-        areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]
-        before, after, again = (
-            f"{area:.2f} \N{PLUS-MINUS SIGN} {error:.2f}" for area, error in areas
-        )
-        lines.append(
-            f"ROC area of telling the forgotten sample from fresh ones by its margin: {before} "
-            f"before, {after} after, {again} retrained"
+            f"{mean['accuracy_unlearned']:.4f} after, {mean['accuracy_retrained']:.4f} retrained; "
+            f"ROC area of a membership attack by margin: {', '.join(shown)}"
         )
     return lines + (note if failed else [])
 
