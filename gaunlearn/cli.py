@@ -142,8 +142,8 @@ class _Reporter:
             count=f"{progress.done} of {progress.total} trials",
             note=", ".join(notes),
         )
-        if "damaged" in progress.stage:
-            self.console.print(progress.stage)
+        if progress.notice:
+            self.console.print(progress.notice)
         last = progress.done == progress.total
         due = last or now - self.last_line > self._QUIET_S
         if (

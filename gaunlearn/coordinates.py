@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Coordinates", "reduce"]
+__all__ = ["Reduced", "reduce"]
 
 Float = NDArray[np.float64]
 
@@ -15,7 +15,7 @@ Float = NDArray[np.float64]
 _LEAST, _FINE = 8, 64
 
 
-class Coordinates(NamedTuple):
+class Reduced(NamedTuple):
     """Weights (n, d) and samples (m, d) in an orthonormal basis of the samples' span; the rest of
     each neuron is one more coordinate, the last, in which all samples are zero.
 
@@ -57,7 +57,7 @@ def _room(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return wide
 
 
-def reduce(w: Float, u: Float, x: Float, y: Float, *, linear: bool) -> Coordinates:
+def reduce(w: Float, u: Float, x: Float, y: Float, *, linear: bool) -> Reduced:
     """The coordinates of weights w (n, d) and samples x (m, d).
 
     Inner products, hence pre-activations, norms and certificates, are the same in them.
@@ -74,7 +74,7 @@ def reduce(w: Float, u: Float, x: Float, y: Float, *, linear: bool) -> Coordinat
     neurons, samples, width = 1 if linear else _size(n), _size(m), _size(min(m, d)) + 1
     weights = _room(inside, (neurons, width))
     weights[:n, -1] = lengths
-    return Coordinates(
+    return Reduced(
         weights=weights,
         u=_room(u, (neurons,)),
         x=_room(x @ basis, (samples, width)),

@@ -350,8 +350,9 @@ def find_limit(
     """The limit direction of training on the samples in ``retain``, continued from ``weights``.
 
     Pure, jittable and vmappable; shapes are fixed. Only the signs of the pre-activations of
-    ``weights`` enter: they are the pattern from which the limit is sought. Continued training may
-    still change same-sign signs on its way and then ends elsewhere: compare the directions.
+    ``weights`` enter, 0 where they are rounding: they are the pattern from which the limit is
+    sought. Continued training may still change same-sign signs on its way and then ends elsewhere:
+    compare the directions.
 
     Columns in which ``x`` is zero are zero in the limit: there W stays bounded while the rest
     grows.

@@ -313,6 +313,15 @@ def many(kind, m=20000, d=8, t=0, seed=3, **parameters):
     return np.asarray(given.data.x)[d + 4 :], np.asarray(given.data.y)[d + 4 :], given
 
 
+def many_small(kind, count, *sizes, **parameters):
+    """``count`` data sets, stacked."""
+
+    def one(key):
+        return draw(kind, key, *sizes, **parameters).data
+
+    return jax.device_get(jax.vmap(one)(jax.random.split(jax.random.key(1), count)))
+
+
 def close(got, want, spread, count):
     """Within five standard errors of a mean."""
     np.testing.assert_allclose(got, want, atol=5 * spread / np.sqrt(count))
@@ -365,13 +374,7 @@ def test_heavy_tails_are_students():
 @pytest.mark.parametrize("rho", [0.0, 0.3, 0.9])
 def test_correlation_dial_gives_the_stated_correlation(rho):
     """All pairs of samples, training and fresh, of either label."""
-    keys = jax.random.split(jax.random.key(1), 3000)
-    parameters = {"correlation": rho}
-    x, x_test, y = jax.device_get(jax.vmap(
-        lambda key: (lambda data: (data.x, data.x_test, data.y))(
-            draw("correlated", key, 4, 3, 30, **parameters).data
-        )
-    )(keys))  # fmt: skip
+    x, y, x_test, _ = many_small("correlated", 3000, 4, 3, 30, correlation=rho)
     every = np.concatenate([x, x_test], axis=1)
     gram = every @ every.transpose(0, 2, 1)
     np.testing.assert_allclose(
@@ -381,12 +384,7 @@ def test_correlation_dial_gives_the_stated_correlation(rho):
 
 
 def test_near_duplicates_are_alike_in_label_and_direction():
-    keys = jax.random.split(jax.random.key(2), 3000)
-    x, y, y_test = jax.device_get(jax.vmap(
-        lambda key: (lambda data: (data.x, data.y, data.y_test))(
-            draw("near_duplicates", key, 5, 3, 30, correlation=0.8, copies=2.0).data
-        )
-    )(keys))  # fmt: skip
+    x, y, _, y_test = many_small("near_duplicates", 3000, 5, 3, 30, correlation=0.8, copies=2.0)
     want = np.eye(5)
     want[:3, :3] += 0.8 * (1 - np.eye(3))
     gram = x @ x.transpose(0, 2, 1)

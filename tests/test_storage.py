@@ -318,8 +318,11 @@ def test_a_damaged_part_is_replaced(undisturbed, tmp_path, capsys, harm):
     err = capsys.readouterr().err
     assert part.name in err
     assert err.count("\n") == 1
-    assert_same_rows(gaunlearn.run(path, out).to_pandas(), undisturbed.to_pandas())
+    told = []
+    again = gaunlearn.run(path, out, progress=lambda p: told.append(p.notice))
+    assert_same_rows(again.to_pandas(), undisturbed.to_pandas())
     assert (out / "unused" / part.name).exists(), "set aside, not deleted"
+    assert [notice for notice in told if notice] == ["1 damaged files of trials moved to unused/"]
     stages = []
     gaunlearn.run(path, out, progress=lambda p: stages.append(p.stage))
     assert stages == ["already finished"]

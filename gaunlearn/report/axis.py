@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -55,7 +56,7 @@ def _lines(frame: pd.DataFrame, others: list[str]) -> list[tuple[str, pd.DataFra
             for n, v in zip(others, values, strict=True)
         )
         found.append((told.replace("_", " ") or "ascent", group))
-    return found[: _MOST_LINES + 1]
+    return found
 
 
 def _quartiles(frame: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:
@@ -75,7 +76,8 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     along one axis; where a line rises above that of doing nothing for good, it says so.
     """
     others = [name for name in manifest["swept"] if name in frame and name != axis]
-    lines = _lines(frame, others)
+    every = _lines(frame, others)
+    lines = every[: _MOST_LINES + 1]
     figure = Figure(figsize=(7.2, 8.2))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.2, 1.2, 0.7))
     for place, (label, group) in enumerate(lines):
@@ -117,6 +119,8 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
         f"{len(frame)} trials; medians and quartiles over seeds and points, lines end where half "
     )
     note += "have no certificate;\n▲ from here on the median is above that of doing nothing"
+    if len(every) > len(lines):
+        note += f"; {len(every) - len(lines)} more settings are not drawn"
     if (frame["epsilon"] < _LEAST).any():
         note += f"; below {_LEAST:g} is drawn at {_LEAST:g}"
     figure.text(0.02, 0.008, note, fontsize=7.5, color="#666666")
@@ -124,7 +128,7 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     return figure
 
 
-def _mark_worse(ax, line: pd.Series, nothing: pd.Series, colour: str) -> None:
+def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> None:
     """A mark where a line crosses that of doing nothing, from below and for good."""
     shared = line.index.intersection(nothing.index)
     above = ~(line[shared] < nothing[shared]).to_numpy()

@@ -61,7 +61,10 @@ def _group(frame: pd.DataFrame) -> list[str]:
     if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)
         areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]
-        shown = [f"{area:.2f} \N{PLUS-MINUS SIGN} {error:.2f}" for area, error in areas]
+        shown = [
+            f"{area:.2f}" + (f" \N{PLUS-MINUS SIGN} {error:.2f}" if error == error else "")
+            for area, error in areas
+        ]
         lines.append(
             f"test accuracy: {mean['accuracy_original']:.4f} before, "
             f"{mean['accuracy_unlearned']:.4f} after, {mean['accuracy_retrained']:.4f} retrained; "
@@ -71,8 +74,8 @@ def _group(frame: pd.DataFrame) -> list[str]:
 
 
 def _membership(frame: pd.DataFrame, whose: str) -> tuple[float, float]:
-    """The area under the ROC curve, and its standard error: trials of one seed share their fresh
-    samples, so seeds are what is independent.
+    """The area under the ROC curve, and its standard error (NaN of one seed): trials of one seed
+    share their fresh samples, so seeds are what is independent.
     """
     by_seed = frame.groupby("seed")[f"membership_{whose}"].mean().dropna()
     return by_seed.mean(), by_seed.std() / len(by_seed) ** 0.5

@@ -196,7 +196,8 @@ class _Reader:
             self.fail(where, f"{name!r} may be any of {each}: write which")
         names = [_dotted(full) if section else full[1] for full in self.known] + list(_SHORT)
         hint = did_you_mean(name, names)
-        self.fail(where, f"there is no parameter {name!r} here; {hint}".rstrip("; "))
+        rest = f"; {hint.strip()}" if hint else ""
+        self.fail(where, f"there is no parameter {name!r} here{rest}")
 
     def zipped(self) -> list[Axis]:
         value = self.table("sweep").get("zip", [])

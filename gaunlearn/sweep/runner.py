@@ -81,6 +81,7 @@ class Progress(NamedTuple):
         stage: the stage that begins, "stored" when a block has been, "already finished".
         median_epsilon: of the trials that this process has run; NaN if there is none.
         seconds_left: an estimate; NaN if there is none yet.
+        notice: what the user should know besides, told once.
     """
 
     done: int
@@ -88,6 +89,7 @@ class Progress(NamedTuple):
     stage: str
     median_epsilon: float = math.nan
     seconds_left: float = math.nan
+    notice: str = ""
 
 
 def commit_of_code() -> str | None:
@@ -323,7 +325,8 @@ class _Runner:
             )
         self.done = done
         if self.finished.damaged_parts:
-            self.tell(f"{self.finished.damaged_parts} damaged files of trials moved to unused/")
+            count = self.finished.damaged_parts
+            self.tell("starting", f"{count} damaged files of trials moved to unused/")
         if done == self.total:
             self.compact()
             self.write_manifest()
@@ -440,8 +443,9 @@ class _Runner:
             write_weights(self.out, digest(list(new)), new.values())
             stored.update(new)
 
-    def tell(self, stage: str) -> None:
-        self.progress(Progress(self.done, self.total, stage, self.median, self.seconds_left))
+    def tell(self, stage: str, notice: str = "") -> None:
+        where = Progress(self.done, self.total, stage, self.median, self.seconds_left, notice)
+        self.progress(where)
 
     def write_manifest(self) -> None:
         """Say what is stored, and how the last of it was computed."""

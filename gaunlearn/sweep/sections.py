@@ -71,6 +71,7 @@ class SyntheticData(Section):
 
     m: int = Field(ge=2, le=10**5)
     d: int = Field(ge=1, le=10**15)
+    n_test: int = Field(default=0, ge=0, le=10**7)
 
     @property
     def law(self) -> tuple[str, int]:
@@ -84,26 +85,29 @@ class SyntheticData(Section):
         return {key: float(value) for key, value in self.model_dump(exclude=counts).items()}
 
 
-class MixtureData(SyntheticData):
-    """Clusters at +-mu, ||mu|| = d^(-1/4 + alpha); noise N(0, noise_scale^2 I / d). A label
-    is +1 with probability positive, and in training wrong with probability label_noise.
+class _WithMeans(SyntheticData):
+    """Means of one length, ||mu|| = d^(-1/4 + alpha): there is something for a test set to tell."""
+
+    alpha: float = Field(gt=0, lt=0.25)
+    n_test: int = Field(default=1000, ge=0, le=10**7)
+
+
+class MixtureData(_WithMeans):
+    """Clusters at +-mu with noise N(0, noise_scale^2 I / d). A label is +1 with probability
+    positive, and in training wrong with probability label_noise.
     """
 
     kind: Literal["gaussian_mixture"]
-    alpha: float = Field(gt=0, lt=0.25)
     noise_scale: float = Field(default=1.0, gt=0)
     label_noise: float = Field(default=0.0, ge=0, lt=0.5)
     positive: float = Field(default=0.5, gt=0, lt=1)
-    n_test: int = Field(default=1000, ge=0, le=10**7)
 
 
-class ClusterData(SyntheticData):
-    """``clusters`` Gaussian clusters a class, all means orthogonal, ||mu|| = d^(-1/4 + alpha)."""
+class ClusterData(_WithMeans):
+    """``clusters`` Gaussian clusters a class, all means orthogonal."""
 
     kind: Literal["clusters"]
-    alpha: float = Field(gt=0, lt=0.25)
     clusters: int = Field(ge=1, le=1000)
-    n_test: int = Field(default=1000, ge=0, le=10**7)
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -112,20 +116,17 @@ class ClusterData(SyntheticData):
         return self
 
 
-class XorData(SyntheticData):
-    """Clusters at +-mu_1 and, of class -1, at +-mu_2, orthogonal, ||mu|| = d^(-1/4 + alpha)."""
+class XorData(_WithMeans):
+    """Clusters at +-mu_1 and, of class -1, at +-mu_2, orthogonal."""
 
     kind: Literal["xor"]
     d: int = Field(ge=2, le=10**15)
-    alpha: float = Field(gt=0, lt=0.25)
-    n_test: int = Field(default=1000, ge=0, le=10**7)
 
 
 class IsotropicData(SyntheticData):
     """N(0, I / d) with labels that are independent of it."""
 
     kind: Literal["isotropic"]
-    n_test: int = Field(default=0, ge=0, le=10**7)
 
 
 class HeavyTailedData(SyntheticData):
@@ -133,7 +134,6 @@ class HeavyTailedData(SyntheticData):
 
     kind: Literal["heavy_tailed"]
     tail_dof: float = Field(gt=2, le=1e6)
-    n_test: int = Field(default=0, ge=0, le=10**7)
 
 
 class CorrelatedData(SyntheticData):
@@ -141,7 +141,6 @@ class CorrelatedData(SyntheticData):
 
     kind: Literal["correlated"]
     correlation: float = Field(ge=0, lt=1)
-    n_test: int = Field(default=0, ge=0, le=10**7)
 
 
 class NearDuplicatesData(SyntheticData):
@@ -150,7 +149,6 @@ class NearDuplicatesData(SyntheticData):
     kind: Literal["near_duplicates"]
     correlation: float = Field(ge=0, lt=1)
     copies: int = Field(default=1, ge=1)
-    n_test: int = Field(default=0, ge=0, le=10**7)
 
     @model_validator(mode="after")
     def _are_there(self) -> Self:

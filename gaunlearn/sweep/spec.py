@@ -91,9 +91,10 @@ def _read_data(grid: Grid, data: FileData | BundledData, directory: Path) -> int
         if m < 2:
             grid.fail(f"data.path = {data.path!r}", "has one sample; 2 or more are needed")
         return m
-    classes = data.classes if isinstance(data, DigitsData) else (0, 1)
-    if classes[0] == classes[1] or not set(classes) <= set(range(10)):
-        grid.fail(f"data.classes = {list(classes)}", "must be two different digits")
+    if isinstance(data, DigitsData):
+        first, second = data.classes
+        if first == second or not {first, second} <= set(range(10)):
+            grid.fail(f"data.classes = {list(data.classes)}", "must be two different digits")
     try:
         bundled_samples(data, 0)
     except ValueError as error:

@@ -365,9 +365,9 @@ def damage(parts: Place, name: str, body: bool) -> str | None:
     try:
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             about = file.metadata.metadata or {}
-            version = about.get(b"schema_version", b"none").decode()
             if b"schema_version" not in about:
                 return "has no schema_version: another program has written it"
+            version = about[b"schema_version"].decode()
             if version != str(SCHEMA_VERSION):
                 return f"schema_version is {version}, this version reads {SCHEMA_VERSION}"
             if not file.schema_arrow.equals(arrow_schema(), check_metadata=False):

@@ -219,8 +219,9 @@ def verify_run(
     damaged = _damaged(run)
     planned = int(run.manifest.get("trials", 0))
     if damaged:
-        whole = sum(part["trials"] for part in run.manifest["parts"].values())
-        return Verdict((0, 0, 0), whole, planned, 0, (), (), damaged)
+        parts, there = run.manifest["parts"], run.parts()
+        stored_trials = sum(parts[key]["trials"] for key in parts if f"{key}.parquet" in there)
+        return Verdict((0, 0, 0), stored_trials, planned, 0, (), (), damaged)
     if not any_version:
         _check_versions(run, commit)
     stored = run.to_pandas()
