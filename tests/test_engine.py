@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from runs import SPEC, command, finish, write
 import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.sweep import machine, plan, runner
+from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import forget_capacities, map_lanes, pad_to_capacity, run_in_rounds
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
 from gaunlearn.sweep.sections import SpecError
@@ -234,6 +236,65 @@ def test_a_million_trials_are_planned_in_a_moment(tmp_path):
     assert len(found.programs) <= 12
     block = next(plan_blocks(lambda: families_of(sweep), tmp_path, found.shapes, Limits()))
     assert 0 < block.trials <= plan._BLOCK_ROWS
+
+
+MANY_WAYS = """
+[sweep]
+seeds = 3
+{sweep}
+[data]
+kind = ["gaussian_mixture", "isotropic", "near_duplicates"]
+m = [4, 9]
+d = [3, 8, 11, 5000]
+alpha = 0.1
+correlation = [0.2, 0.4]
+n_test = 2
+[model]
+kind = ["linear", "two_layer_relu", "two_layer_leaky_relu"]
+n = [8, 20]
+leak = [0.1, 0.2]
+init_scale = [0.1, 0.2]
+[train]
+max_steps = {steps}
+step_size = [0.1, 0.2]
+[evaluate]
+kinks = ["handled", "ignored"]
+[forget]
+rule = ["random", "hardest"]
+size = [1, 2]
+draws = 3
+[unlearn]
+step_fraction = [0.0, 1.0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("sweep", "steps"),
+    [
+        ("", "[100, 200]"),
+        ('zip = ["data.m", "model.n"]', "[100, 200]"),
+        ('filter = "d >= m"', "[100, 200]"),
+        ("", '["10 * m", 300]'),
+    ],
+)
+def test_combinations_that_cost_the_same_are_counted_once(tmp_path, sweep, steps):
+    """Against every combination counted by itself, and every one put together anew."""
+    path = tmp_path / "spec.toml"
+    path.write_text(MANY_WAYS.format(sweep=sweep, steps=steps))
+    given = load_spec(path)
+    examples = sum(1 for _ in given.costs())
+    trainings = sum(1 for _ in given.trainings())
+    assert examples < trainings / 4
+    each = replace(given, alike=np.arange(len(given.kept), dtype=np.int32))
+    assert sum(1 for _ in each.costs()) == trainings
+    got, want = survey(given), survey(each)
+    assert got.seconds == pytest.approx(want.seconds, rel=1e-12)
+    assert replace(got, seconds=0) == replace(want, seconds=0)
+    # A grid whose sections do depend on each other puts every combination together by itself.
+    plain = replace(given.grid, filters=(parse("True"),)) if not sweep else given.grid
+    cells = [cell for group in given.trainings() for cell in group]
+    again = [plain.cell(int(index)) for index in given.kept]
+    assert cells == again
 
 
 def test_plan_prints_counts_and_runs_nothing(tmp_path, capsys):

@@ -4,8 +4,9 @@ Seeds, forgotten samples and step fractions stay lists within a cell where nothi
 them: a cell is a training configuration with much below it.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple, NoReturn, get_args
@@ -75,7 +76,11 @@ class Cell(NamedTuple):
         return each if judge is None else (*each, judge)
 
 
-@lru_cache(maxsize=65_536)
+# Sections that are remembered.
+_MOST_REMEMBERED = 65_536
+
+
+@lru_cache(maxsize=_MOST_REMEMBERED)
 def _build(cls: type[Section], names: tuple[str, ...], values: tuple[Any, ...], _: Any) -> Section:
     """A section; the last argument has the values' types, as 1, 1.0 and True are equal keys."""
     return cls(**dict(zip(names, values, strict=True)))
@@ -133,11 +138,10 @@ class Grid:
         Raises:
             SpecError: its values are not allowed.
         """
-        values = dict(self.constants)
-        for axis in reversed(self.axes):
-            index, place = divmod(index, len(axis.points))
-            values.update(zip(axis.names, axis.points[place], strict=True))
-        values = self._with_derived(values)
+        places = self._places(index)
+        if self._own_axes is not None:
+            return self._assembled(places, self._own_axes)
+        values = self._with_derived(self._values(places, range(len(self.axes))))
         try:
             if not all(self._keeps(expression, values) for expression in self.filters):
                 return None
@@ -145,18 +149,92 @@ class Grid:
             self._built(values)  # a wrong value says more than what a filter makes of it
             raise
         built = self._built(values)
-        self._check(values, built)
+        self._check_together(built)
+        return Cell(**built, **self._inner(values))  # type: ignore[arg-type]
 
-        def inner(name: Name) -> tuple[Any, ...]:
+    def _places(self, index: int) -> list[int]:
+        """Where on each axis a combination is."""
+        places = []
+        for axis in reversed(self.axes):
+            index, place = divmod(index, len(axis.points))
+            places.append(place)
+        places.reverse()
+        return places
+
+    def _values(self, places: Sequence[int], axes: Iterable[int]) -> dict[Name, Any]:
+        """Constants, and the values on some of the axes."""
+        values = dict(self.constants)
+        for number in axes:
+            axis = self.axes[number]
+            values.update(zip(axis.names, axis.points[places[number]], strict=True))
+        return values
+
+    @cached_property
+    def _own_axes(self) -> dict[str, tuple[int, ...]] | None:
+        """The axes that each section is on; None if sections depend on each other, or what tells
+        trials of one cell apart is on an axis, or there are filters: then a combination has to be
+        looked at as a whole.
+        """
+        names = [name for axis in self.axes for name in axis.names]
+        points = (point for axis in self.axes for point in axis.points)
+        every = itertools.chain(self.constants.values(), itertools.chain.from_iterable(points))
+        if self.filters or self.derived or set(names) & set(INNER):
+            return None
+        if any(isinstance(value, Expression) for value in every):
+            return None
+        return {
+            section: tuple(
+                number
+                for number, axis in enumerate(self.axes)
+                if any(name[0] == section for name in axis.names)
+            )
+            for section in SECTIONS
+        }
+
+    @cached_property
+    def _remembered(self) -> dict[tuple[Any, ...], Section]:
+        """Sections by where on their axes they are."""
+        return {}
+
+    @cached_property
+    def _same_inner(self) -> dict[str, Any]:
+        """``_inner`` of all combinations, where it is on no axis."""
+        return self._inner(self.constants)
+
+    def _assembled(self, places: Sequence[int], own_axes: Mapping[str, tuple[int, ...]]) -> Cell:
+        """A combination from its sections, each of which is built once."""
+        known, built = self._remembered, {}
+        for section, axes in own_axes.items():
+            key = (section, *[places[number] for number in axes])
+            found = known.get(key)
+            if found is None:
+                if len(known) >= _MOST_REMEMBERED:
+                    known.clear()
+                found = known[key] = self._section(section, self._values(places, axes))
+            built[section] = found
+        self._check_together(built)
+        return Cell(**built, **self._same_inner)  # type: ignore[arg-type]
+
+    def _inner(self, values: Mapping[Name, Any]) -> dict[str, Any]:
+        """``Cell.seeds``, ``Cell.forget_indices`` and ``Cell.step_fractions``."""
+
+        def listed(name: Name) -> tuple[Any, ...]:
             return self.free[name] if name in self.free else (values[name],)
 
-        indices = inner(FORGET)
-        return Cell(
-            **built,  # type: ignore[arg-type]
-            seeds=inner(SEED),
-            forget_indices=None if indices == (None,) else indices,
-            step_fractions=tuple(float(fraction) + 0.0 for fraction in inner(STEP)),
-        )
+        indices, fractions = listed(FORGET), listed(STEP)
+        for index in indices:
+            if index is not None and (type(index) is not int or index < 0):
+                self.fail(
+                    f"forget.index = {index!r}", 'must be "each", a sample index, or a list of them'
+                )
+        for fraction in fractions:
+            if not is_number(fraction) or fraction < 0:
+                self.fail(f"unlearn.step_fraction = {fraction!r}", "must be a number, 0 or more")
+        return {
+            "seeds": listed(SEED),
+            "forget_indices": None if indices == (None,) else indices,
+            "step_fractions": tuple(float(fraction) + 0.0 for fraction in fractions),
+        }
 
     def _built(self, values: Mapping[Name, Any]) -> dict[str, Section]:
         fixed = self._fixed_sections
@@ -274,19 +352,13 @@ class Grid:
                 self.fail(f"{section}.{name} = {given[name]!r}", f"{hint}must be one of {allowed}")
         return built
 
-    def _check(self, values: Mapping[Name, Any], built: Mapping[str, Any]) -> None:
+    def _check_together(self, built: Mapping[str, Any]) -> None:
         """What no section can check by itself."""
-        for index in self.free[FORGET] if FORGET in self.free else (values[FORGET],):
-            if index is not None and (type(index) is not int or index < 0):
-                self.fail(
-                    f"forget.index = {index!r}", 'must be "each", a sample index, or a list of them'
-                )
-        for fraction in self.free[STEP] if STEP in self.free else (values[STEP],):
-            if not is_number(fraction) or fraction < 0:
-                self.fail(f"unlearn.step_fraction = {fraction!r}", "must be a number, 0 or more")
+        if built["compute"].dtype != "float32":
+            return
         for key in ("max_steps", "check_every"):
             value = getattr(built["train"], key)
-            if built["compute"].dtype == "float32" and value >= 2**31:
+            if value >= 2**31:
                 self.fail(f"train.{key} = {value}", "must be below 2^31 with dtype float32")
 
     def _keeps(self, expression: Expression, values: Mapping[Name, Any]) -> bool:

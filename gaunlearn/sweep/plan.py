@@ -311,11 +311,11 @@ def survey(sweep: Sweep) -> Survey:
     """Count what there is to do, and choose the shapes to do it in."""
     found = Survey()
     demand: dict[Program, dict[Size, float]] = {}
-    for cells in sweep.trainings():
+    for cells, times in sweep.costs():
         seeds = len({seed for cell in cells for seed in cell.seeds})
         same = len({cell.seeds for cell in cells}) == 1
         for family in _families(cells, sweep.directory):
-            count = seeds if same else 1
+            count = times * (seeds if same else 1)
             program, size = _program(family, sweep.directory)
             steps = count * family.steps()
             found.trials += count * family.trials

@@ -4,11 +4,13 @@ A section is validated by itself. How parameters become axes is ``axes``' busine
 is read ``spec``'s. Defaults are part of a trial's identity: a changed one makes other trials.
 """
 
+from collections.abc import Hashable
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
+from gaunlearn.data.distributions import law_of
 from gaunlearn.losses import LOSSES
 from gaunlearn.training import OPTIMIZERS
 
@@ -61,6 +63,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def shape(self) -> Hashable:
+        """All that the shape of arrays, the programs and the number of stages depend on: sections
+        that are equal in it cost the same.
+        """
+        return self
+
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
@@ -72,6 +81,13 @@ class SyntheticData(Section):
     m: int = Field(ge=2, le=10**5)
     d: int = Field(ge=1, le=10**15)
     n_test: int = Field(default=0, ge=0, le=10**7)
+
+    @property
+    def shape(self) -> Hashable:
+        """Beyond the samples and their directions, the dimension does not matter."""
+        law = self.law
+        enough = self.m + law_of(*law)[1] + self.n_test
+        return law, self.m, self.n_test, min(self.d, enough)
 
     @property
     def law(self) -> tuple[str, int]:
@@ -212,6 +228,11 @@ class LinearModel(Section):
     kind: Literal["linear"]
     init_scale: float = Field(default=0.03, gt=0)
 
+    @property
+    def shape(self) -> Hashable:
+        """There is one."""
+        return self.kind
+
 
 class ReluModel(Section):
     """N = sum_j u_j relu(<w_j, x>), u_j = +-1/sqrt(n)."""
@@ -219,6 +240,11 @@ class ReluModel(Section):
     kind: Literal["two_layer_relu"]
     n: int = Field(ge=1, le=10**8)
     init_scale: float = Field(default=0.03, gt=0)
+
+    @property
+    def shape(self) -> Hashable:
+        """The number of neurons."""
+        return self.kind, self.n
 
 
 class LeakyReluModel(Section):
@@ -243,6 +269,12 @@ class Training(Section):
     target_log_loss: float | None = None
     target_epsilon: float | None = Field(default=None, gt=0)
     check_every: int = Field(default=100, ge=1, le=10**12)
+
+    @property
+    def shape(self) -> Hashable:
+        """All but the size of steps, and the values of targets."""
+        judged = self.target_epsilon is not None
+        return self.end, self.optimizer, self.loss, self.max_steps, self.check_every, judged
 
 
 class Retraining(Section):

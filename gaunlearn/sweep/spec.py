@@ -6,7 +6,7 @@ All errors are SpecError, one line with file, key, value and what is allowed.
 import itertools
 import tomllib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import tomlkit
 from numpy.typing import NDArray
 
 from gaunlearn.sweep.grid import INNER, Cell, Grid, Name
-from gaunlearn.sweep.identity import forget_files, training_digest
+from gaunlearn.sweep.identity import forget_files, join_digests, section_digest
 from gaunlearn.sweep.reader import read_grid
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
+    SECTIONS,
     BundledData,
     DigitsData,
     FileData,
@@ -33,6 +34,9 @@ __all__ = ["Sweep", "load_spec", "question_of"]
 
 # Each is looked at before anything runs: so many take an hour.
 _MOST_COMBINATIONS = 10**8
+# Objects about which something is remembered meanwhile.
+_MOST_REMEMBERED = 65_536
+_SECTIONS = len(SECTIONS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Sweep:
         kept: numbers of the combinations that filters keep, those that share a training next to
             each other.
         first_of_training: where in ``kept`` another training begins.
+        alike: for each of ``kept`` a number: combinations with one number cost the same.
     """
 
     name: str
@@ -61,13 +66,30 @@ class Sweep:
     grid: Grid = field(repr=False)
     kept: NDArray[np.int64] = field(repr=False)
     first_of_training: NDArray[np.int64] = field(repr=False)
+    alike: NDArray[np.int32] = field(repr=False)
+
+    def _groups(self) -> Iterator[slice]:
+        ends = [*self.first_of_training[1:].tolist(), len(self.kept)]
+        return itertools.starmap(slice, zip(self.first_of_training.tolist(), ends, strict=True))
+
+    def _cells(self, group: slice) -> list[Cell]:
+        cells = [self.grid.cell(index) for index in self.kept[group].tolist()]
+        return [cell for cell in cells if cell is not None]
 
     def trainings(self) -> Iterator[list[Cell]]:
         """Cells that share a training configuration, one such group after the other."""
-        ends = [*self.first_of_training[1:], len(self.kept)]
-        for first, end in zip(self.first_of_training, ends, strict=True):
-            cells = [self.grid.cell(int(index)) for index in self.kept[first:end]]
-            yield [cell for cell in cells if cell is not None]
+        return map(self._cells, self._groups())
+
+    def costs(self) -> Iterator[tuple[list[Cell], int]]:
+        """The same for one of all groups that cost the same, and how many these are."""
+        counts: dict[bytes, int] = {}
+        examples: dict[bytes, slice] = {}
+        for group in self._groups():
+            key = self.alike[group].tobytes()
+            examples.setdefault(key, group)
+            counts[key] = counts.get(key, 0) + 1
+        for key, group in examples.items():
+            yield self._cells(group), counts[key]
 
 
 def _question(text: str) -> str:
@@ -102,10 +124,30 @@ def _read_data(grid: Grid, data: FileData | BundledData, directory: Path) -> int
     return data.m
 
 
-def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Check every combination; ``Sweep.kept`` and ``Sweep.first_of_training``.
+def _by_object(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same function, which remembers what it gave for an object: combinations share their
+    sections, and to compare these takes longer.
+    """
+    known: dict[int, tuple[Any, Any]] = {}
 
-    Of each combination only its number and a digest of its training are held.
+    def remembered(given: Any) -> Any:
+        entry = known.get(id(given))
+        if entry is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            # Holding the object keeps its identity its own.
+            entry = known[id(given)] = given, function(given)
+        return entry[1]
+
+    return remembered
+
+
+def _survey(
+    grid: Grid, directory: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Check every combination; ``Sweep.kept``, ``first_of_training`` and ``alike``.
+
+    Of each combination only its number, what it costs like and a digest of its training are held.
     """
     if grid.size > _MOST_COMBINATIONS:
         grid.fail(
@@ -113,19 +155,28 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
             f"its axes have {grid.size} combinations; at most {_MOST_COMBINATIONS} are allowed, "
             "seeds, forgotten samples and step fractions apart",
         )
-    kept = array("q")
+    kept, alike = array("q"), array("i")
     trainings = bytearray()
     sizes: dict[Section, int] = {}
+    numbers: dict[Any, int] = {}
+
+    def number(content: Any) -> int:
+        return numbers.setdefault(content, len(numbers))
+
+    name_of = _by_object(lambda section: section_digest(section, directory))
+    shape_of = _by_object(lambda section: number(section.shape))
+    number_of = _by_object(number)
     for index in range(grid.size):
         cell = grid.cell(index)
         if cell is None:
             continue
         kept.append(index)
+        alike.append(number((*map(shape_of, cell[:_SECTIONS]), *map(number_of, cell[_SECTIONS:]))))
         real = isinstance(cell.data, FileData | BundledData)
         if real and cell.data not in sizes:
             sizes[cell.data] = _read_data(grid, cell.data, directory)
         m = sizes[cell.data] if real else cell.data.m
-        trainings += bytes.fromhex(training_digest(cell.training(), directory))
+        trainings += bytes.fromhex(join_digests(map(name_of, cell.training())))
         if not isinstance(cell.forget, ForgetIndex):
             if cell.forget.size >= m:
                 grid.fail(f"forget.size = {cell.forget.size}", f"must leave one of the {m} samples")
@@ -143,9 +194,8 @@ def _survey(grid: Grid, directory: Path) -> tuple[NDArray[np.int64], NDArray[np.
     rank = np.empty(len(first), np.int64)  # groups in the order of their first combination
     rank[np.argsort(first)] = np.arange(len(first))
     order = np.argsort(rank[group], kind="stable")
-    return np.asarray(kept, np.int64)[order], np.flatnonzero(
-        np.diff(rank[group][order], prepend=-1)
-    )
+    first_of_training = np.flatnonzero(np.diff(rank[group][order], prepend=-1))
+    return np.asarray(kept)[order], first_of_training, np.asarray(alike)[order]
 
 
 def _override(source: str, text: str, overrides: Sequence[str]) -> str:
@@ -221,7 +271,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     keep_weights = content.get("store", {}).get("weights", False)
     if not isinstance(keep_weights, bool):
         grid.fail(f"store.weights = {keep_weights!r}", "must be true or false")
-    kept, first = _survey(grid, path.parent)
+    kept, first, alike = _survey(grid, path.parent)
     return Sweep(
         name=name,
         question=_question(text),
@@ -232,4 +282,5 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         grid=grid,
         kept=kept,
         first_of_training=first,
+        alike=alike,
     )
