@@ -39,7 +39,8 @@ max_steps = 5000
 [unlearn]
 step_fraction = {{ start = 0.0, stop = 2.0, count = 41 }}
 """
-# A million trials: as few trainings with much below them, and as a million trainings.
+# A million trials: as few trainings with much below them, and as a million trainings on axes and in
+# a design.
 MILLION = {
     "1000 combinations, 10 seeds, 10 samples, 10 steps": """
 [sweep]
@@ -57,6 +58,20 @@ max_steps = 1000
 index = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 [unlearn]
 step_fraction = { start = 0, stop = 2, count = 10 }
+""",
+    "1000 dimensions, 1000 step sizes": """
+[data]
+kind = "isotropic"
+m = 10
+d = { start = 1000, stop = 1_000_000, count = 1000 }
+[model]
+kind = "two_layer_relu"
+n = 100
+[train]
+max_steps = 1000
+step_size = { start = 0.1, stop = 1.0, count = 1000 }
+[forget]
+index = 0
 """,
     "1 000 000 combinations (Sobol design)": """
 [sweep]
