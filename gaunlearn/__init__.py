@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaunlearn.api import (
         Certificate,
+        Frontier,
         Limit,
         Run,
         Unlearned,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Certificate",
+    "Frontier",
     "Limit",
     "Networks",
     "Run",

@@ -12,19 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gaunlearn import certificate as _certificate
 from gaunlearn import limit as _limit
-from gaunlearn.certificate import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
+from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
+from gaunlearn.certifying import (
+    Certificate,
+    Frontier,
+    certify,
+    model_from,
+    rungs,
+    tau_budget_of,
+    tolerances,
+)
 from gaunlearn.checks import (
     check_forget,
-    check_leak,
     check_retain,
     check_samples,
     check_weights,
 )
 from gaunlearn.coordinates import reduce
 from gaunlearn.losses import LOSSES
-from gaunlearn.models import LINEAR, Model, leaky_relu
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
@@ -34,6 +40,7 @@ from gaunlearn.unlearning import METHODS, Effort, Situation
 
 __all__ = [
     "Certificate",
+    "Frontier",
     "Limit",
     "Run",
     "Unlearned",
@@ -46,42 +53,6 @@ __all__ = [
 ]
 
 Float = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """An (epsilon, delta, tau) triple with what it takes to check it, as NumPy values.
-
-    All of it refers to W~: the given weights with nearly-zero pre-activations projected to zero,
-    normalised so that the least margin over the retain set is 1.
-
-    Attributes:
-        epsilon: stationarity residual ||W~ - sum_i lambda_i y_i h_i||, h_i a Clarke gradient.
-        delta: max_i lambda_i (q_i - 1) over the retain set.
-        tau: 1 - cos(W, W~).
-        multipliers: lambda (m,), dual variables; 0 outside the retain set.
-        kink_pairs: how many retained (neuron, sample) pairs sit at a kink of W~.
-        separated: whether W~ classifies the retain set; if not, numbers are NaN.
-        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i).
-        kink_tol: the tolerance that was used.
-        gap: relative duality gap of the least-squares problem for the multipliers.
-        weights: W~, of the given weights' shape.
-        margins: q (m,), the margins of W~ on all samples.
-        ladder: the certificates at every tolerance tried, best or not; empty in their own.
-    """
-
-    epsilon: float
-    delta: float
-    tau: float
-    multipliers: Float
-    kink_pairs: int
-    separated: bool
-    coefficients: Float = field(repr=False)
-    kink_tol: float
-    gap: float
-    weights: Float = field(repr=False)
-    margins: Float = field(repr=False)
-    ladder: tuple["Certificate", ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -129,12 +100,6 @@ class Unlearned:
     gradients: float
 
 
-@partial(jax.jit, static_argnames="model")
-def _rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
-    rungs = _certificate.ladder(model, weights, u, x, y, retain, kink_tols)
-    return rungs, _certificate.choose(rungs, tau_budget)
-
-
 @partial(jax.jit, static_argnames=("model", "loss", "method"))
 def _apply(
     model, loss, method, weights, u, x, y, order, retain, found, kink_tols, tau_budget, effort
@@ -158,107 +123,6 @@ def _apply(
 
 
 _solve_limit = partial(jax.jit, static_argnames="model")(_limit.find_limit)
-
-
-def _model(u: ArrayLike | None, leak: float) -> Model:
-    leak = check_leak(leak, linear=u is None)
-    return LINEAR if u is None else leaky_relu(leak)
-
-
-def _tolerances(kink_tol: float | Sequence[float] | None) -> Float:
-    """The ladder as an array; None, kinks ignored, is the negative tolerance."""
-    if kink_tol is None:
-        return np.array(IGNORED_KINKS)
-    try:
-        tols = np.atleast_1d(np.asarray(kink_tol, float))
-        fits = tols.ndim == 1 and tols.size > 0 and np.all((tols >= 0) & (tols < 1))
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(f"kink_tol must be one or more numbers in [0, 1), not {kink_tol!r}")
-    return tols
-
-
-def _budget(tau_budget: float) -> float:
-    if not (isinstance(tau_budget, Real) and tau_budget >= 0):
-        raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
-    return float(tau_budget)
-
-
-def certify(
-    W: ArrayLike,
-    u: ArrayLike | None,
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    retain: ArrayLike | None = None,
-    kink_tol: float | Sequence[float] | None = KINK_TOLS,
-    tau_budget: float = TAU_BUDGET,
-    leak: float = 0.0,
-) -> Certificate:
-    """How nearly W is a KKT point of the max-margin problem on the retain set (MYV).
-
-    Args:
-        W: weights (n, d) of the two-layer ReLU network sum_j u_j relu(<w_j, x>), or (d,) of the
-            linear model.
-        u: output weights (n,), or None for the linear model.
-        x: samples (m, d).
-        y: labels (m,), +1 or -1.
-        retain: indices or a boolean mask (m,) of the samples to certify on; None is all.
-        kink_tol: a tolerance or a ladder of them: a pre-activation within
-            ``kink_tol * (||W||_F / sqrt(n)) * ||x_i||`` of zero is projected to zero, where the
-            derivative of ReLU is free in [0, 1]; n counts neurons with u_j != 0.
-            None ignores kinks (derivative 1[z > 0]).
-        tau_budget: of the ladder, the least epsilon with tau within this budget is returned (of
-            several that differ by rounding, the first); if none is within it, the least tau.
-        leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
-
-    Returns:
-        The best certificate; its ``ladder`` holds the one at every tolerance. A model that does
-        not separate the retain set has ``separated = False`` and NaN in place of numbers.
-
-    Raises:
-        ValueError: for input that has no meaning; it says which and what is allowed.
-
-    >>> import numpy as np
-    >>> certify([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1]).epsilon
-    0.0
-    """
-    x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    mask, model = check_retain(retain, len(y_)), _model(u, leak)
-    tols = _tolerances(kink_tol)
-    budget = _budget(tau_budget)
-    # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
-    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
-    mask = small.widen(mask)
-    with jax.enable_x64(True):
-        rungs, best = jax.device_get(
-            _rungs(model, small.weights, small.u, small.x, small.y, mask, tols, budget)
-        )
-    (n, _), m = w.shape, len(y_)
-
-    def public(c, ladder=()):
-        snapped = small.lift(c.weights)
-        return Certificate(
-            epsilon=float(c.epsilon),
-            delta=float(c.delta),
-            tau=float(c.tau),
-            multipliers=c.multipliers[:m],
-            kink_pairs=int(c.kink_pairs),
-            separated=bool(c.separated),
-            coefficients=c.coefficients[:n, :m],
-            kink_tol=float(c.kink_tol),
-            gap=float(c.gap),
-            weights=snapped[0] if u is None else snapped,
-            margins=c.margins[:m],
-            ladder=ladder,
-        )
-
-    each = tuple(
-        public(jax.tree.map(lambda leaf, i=i: leaf[i], rungs)) for i in range(len(rungs.epsilon))
-    )
-    return public(best, each)
 
 
 def ascend(
@@ -394,15 +258,15 @@ def _unlearned_by(
 ) -> Unlearned:
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
-    order, model = check_forget(forget, len(y_)), _model(u, how.leak)
-    tols, budget = _tolerances(how.kink_tol), _budget(how.tau_budget)
+    order, model = check_forget(forget, len(y_)), model_from(u, how.leak)
+    tols, budget = tolerances(how.kink_tol), tau_budget_of(how.tau_budget)
     small = reduce(w, out, x_, y_, linear=u is None)
     problem = small.u, small.x, small.y
     # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
     unit = small.weights / (np.abs(w).max() or 1.0)
     everything, retain, order = map(small.widen, (order >= 0, order == 0, order))
     with jax.enable_x64(True):
-        _, original = _rungs(model, unit, *problem, everything, tols, budget)
+        _, original = rungs(model, unit, *problem, everything, tols, budget)
         if not original.separated:
             raise ValueError(
                 "W does not separate the samples: it has no multipliers to unlearn with"
@@ -446,7 +310,7 @@ def find_limit(
     """
     x_, y_ = check_samples(x, y)
     w, out = check_weights(W, u, x_.shape[1])
-    mask, model = check_retain(retain, len(y_)), _model(u, leak)
+    mask, model = check_retain(retain, len(y_)), model_from(u, leak)
     small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
     mask = small.widen(mask)
     with jax.enable_x64(True):

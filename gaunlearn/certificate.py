@@ -32,6 +32,7 @@ __all__ = [
     "TAU_BUDGET",
     "Certificate",
     "certify",
+    "certify_at",
     "choose",
     "ladder",
     "one_minus_cosine",
@@ -165,19 +166,35 @@ def _multipliers(
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
     separated: Bool[Array, ""],
+    delta: Float[Array, ""] | None,
 ) -> ConePoint:
     """The multipliers that leave the least residual, on as few samples as that takes. None where
     the margins separate nothing: there is no KKT point to come near, and the solver would look for
     it in vain, at the cost of all lanes of a batch.
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
-    point has some on the samples with the least margin alone, and these make delta 0 too.
+    point has some on the samples with the least margin alone, and these make delta 0 too. With a
+    budget ``delta`` they are those with the least residual under lambda_i (q_i - 1) <= delta.
     """
     rounding = jnp.finfo(theta.dtype).eps
     safe_u = jnp.where(u != 0, u, 1.0)
     targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
     targets = jnp.where(kink, 0.0, targets)
     gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
+
+    def solve(slope, kink, needed, ceiling=None):
+        return solve_multipliers(
+            gram, targets, u**2, slope, kink, squared_norm, model.leak, needed, ceiling
+        )
+
+    if delta is not None:
+        excess = jnp.maximum(margins - 1, 0.0)
+        budget = delta * (1 - _TIED_UNITS * rounding)
+        ceiling = jnp.where(excess > 0, budget / jnp.where(excess > 0, excess, 1.0), jnp.inf)
+        # <theta, sum lambda_i y_i h_i> <= ||theta||^2 bounds the multipliers anyway: a ceiling
+        # above that would only cost the duality gap its digits.
+        largest = squared_norm / (model.homogeneity * jnp.maximum(margins, 1.0))
+        return solve(slope, kink, separated, jnp.where(ceiling > 2 * largest, jnp.inf, ceiling))
 
     def residual_of(coefficients):
         return theta - (u[:, None] * coefficients) @ signed
@@ -192,16 +209,7 @@ def _multipliers(
         first = best.rounds == 0
         needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
         needed &= separated
-        found = solve_multipliers(
-            gram,
-            targets,
-            u**2,
-            jnp.where(allowed, slope, 0.0),
-            kink & allowed,
-            squared_norm,
-            model.leak,
-            needed,
-        )
+        found = solve(jnp.where(allowed, slope, 0.0), kink & allowed, needed)
         allowance = jnp.maximum(reached, _EXACT_UNITS * rounding * norm)
         good = needed & (jnp.linalg.norm(residual_of(found.coefficients)) <= allowance)
         return jax.tree.map(lambda a, b: jnp.where(first | good, a, b), found, best), None
@@ -214,7 +222,7 @@ def _multipliers(
     return solution
 
 
-def _rung(
+def certify_at(
     model: Model,
     weights: Float[Array, "n r"],
     u: Float[Array, " n"],
@@ -222,8 +230,9 @@ def _rung(
     y: Float[Array, " m"],
     retain: Bool[Array, " m"],
     kink_tol: Float[Array, ""],
+    delta: Float[Array, ""] | None = None,
 ) -> Certificate:
-    """The certificate at one kink tolerance."""
+    """The certificate at one kink tolerance; with a budget for delta, the least epsilon within."""
     lengths = jnp.linalg.norm(x, axis=1)
     rounding = jnp.finfo(weights.dtype).eps
     # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
@@ -257,7 +266,7 @@ def _rung(
 
     slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
     signed = y[:, None] * x
-    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins, separated)
+    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins, separated, delta)
     residual = theta - (u[:, None] * solution.coefficients) @ signed
     slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
 
@@ -294,7 +303,7 @@ def ladder(
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
-    return jax.vmap(lambda tol: _rung(model, weights, u, x, y, retain, tol))(kink_tols)
+    return jax.vmap(lambda tol: certify_at(model, weights, u, x, y, retain, tol))(kink_tols)
 
 
 def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:

@@ -4,7 +4,9 @@ With multipliers lambda >= 0 (m,) and a slope for every smooth (neuron, sample) 
 the coefficients c (n, m) with
 
     c_ji = slope_ji lambda_i             on smooth pairs (slope 0 where the neuron is off),
-    c_ji in [leak lambda_i, lambda_i]    on kinks, where the derivative is free in [leak, 1].
+    c_ji in [leak lambda_i, lambda_i]    on kinks, where the derivative is free in [leak, 1],
+
+and, if there are ceilings, lambda_i <= ceiling_i: then it is a part of the cone.
 
 Minimised is ``<c, A c> / 2 - <T, c>`` in the inner product <a, b> = sum_ji w_j a_ji b_ji, with a
 positive semidefinite operator A: for the KKT kernel (``kkt``) it is c K with one Gram matrix K for
@@ -93,6 +95,7 @@ def project_onto_cone(
     slope: Float[Array, "n m"],
     kink: Bool[Array, "n m"],
     leak: float = 0.0,
+    ceiling: Float[Array, " m"] | None = None,
 ) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
     """The nearest member of the cone in the norm sum_ji w_j a_ji^2, and its lambda.
 
@@ -103,11 +106,13 @@ def project_onto_cone(
 
     Without the last sum it is concave: Newton's method from the mean over the smooth pairs, which
     lies left of the root, climbs to it in finitely many steps. With it, Newton's steps are kept
-    within a bracket that every step shrinks; the step on the piece with the root is exact.
+    within a bracket that every step shrinks; the step on the piece with the root is exact. The
+    distance is convex in lambda, so that bounds only clip it.
 
     Args:
         slope: of smooth pairs; 0 on kinks and wherever a pair is not to be used.
         leak: static; the least slope at a kink.
+        ceiling: upper bounds on lambda, inf where there is none; None for none at all.
     """
     kink_weights = weights[:, None] * kink
     smooth_mass = weights @ slope**2
@@ -153,7 +158,7 @@ def project_onto_cone(
             bracketed,
             bracketed((start.clip(0, high), jnp.zeros_like(high), high, high, 0)),
         )
-    multipliers = jnp.maximum(level, 0.0)
+    multipliers = jnp.clip(level, 0.0, ceiling)
     free = jnp.clip(point, leak * multipliers, multipliers)
     return jnp.where(kink, free, slope * multipliers), multipliers
 
@@ -239,6 +244,7 @@ def minimise_over_cone(
     assess: Callable[[Array, Array, Array], tuple[Array, Array | bool]],
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
+    ceiling: Float[Array, " m"] | None = None,
 ) -> ConePoint:
     """Minimise <c, A c> / 2 - <T, c> over the cone at the head of this file.
 
@@ -256,6 +262,7 @@ def minimise_over_cone(
             rounding and, if there is doubt, the face has been found twice running.
         leak: static.
         needed: if false, nothing is computed and all is 0.
+        ceiling: upper bounds on lambda, at least 0, inf where there is none; None for none at all.
     """
     m = targets.shape[1]
     rounding = jnp.finfo(targets.dtype).eps
@@ -269,7 +276,10 @@ def minimise_over_cone(
         return 0.5 * inner(weights, c, grad - targets)
 
     def project(c):
-        return project_onto_cone(c, weights, slope, kink, leak)
+        return project_onto_cone(c, weights, slope, kink, leak, ceiling)
+
+    def at_ceiling(multipliers):
+        return jnp.zeros(m, bool) if ceiling is None else multipliers >= ceiling
 
     def gradient_steps(c):
         """Projected gradient with Nesterov momentum, restarted when momentum points uphill."""
@@ -292,12 +302,14 @@ def minimise_over_cone(
         that step as keeps c in the cone, or its projection if that is lower. Also returns the
         face, to be compared with the next round's, and whether it is the last round's.
         """
-        positive = multipliers > 0
+        capped = at_ceiling(multipliers)
+        positive = (multipliers > 0) & ~capped
         at_top = kink & (c >= multipliers)
         at_bottom = kink & (c <= leak * multipliers) & ~at_top
         free = kink & ~at_top & ~at_bottom
         tied = jnp.where(positive, slope + at_top + leak * at_bottom, 0.0)
         face = (free + 2 * (at_top & positive) + 4 * (positive & (slope > 0))).astype(jnp.int8)
+        face += 8 * capped.astype(jnp.int8)
         settled = jnp.all(face == last_face)
 
         # Accuracy is worth its price only on a face that has been found twice running.
@@ -315,6 +327,8 @@ def minimise_over_cone(
         )
         length = jnp.minimum(length, longest(multipliers - c, multiplier_step - step, free))
         length = jnp.minimum(length, longest(multipliers, multiplier_step, positive))
+        if ceiling is not None:
+            length = jnp.minimum(length, longest(ceiling - multipliers, -multiplier_step, positive))
         truncated = c + length * step
         to_beat = objective(truncated, gradient(truncated))
 
@@ -338,26 +352,34 @@ def minimise_over_cone(
         """
 
         def narrow(state):
-            positive, at_top, free, _, _, _, count = state
+            positive, capped, at_top, free, _, _, _, count = state
             tied = slope + at_top + leak * (kink & ~at_top & ~free)
-            tied = jnp.where(positive, tied, 0.0)
+            fixed = jnp.zeros_like(c) if ceiling is None else tied * jnp.where(capped, ceiling, 0.0)
+            slope_down = -targets if ceiling is None else gradient(fixed)
+            tied = jnp.where(positive & ~capped, tied, 0.0)
             free &= positive
             new, level = descend_on_face(
-                -targets, operator, curvature, weights, free, tied, goal, 4 * m + 50
+                slope_down, operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
-            new = jnp.where(free, new, tied * level)
+            new = jnp.where(free, new, tied * level + fixed)
+            too_high = jnp.zeros_like(capped)
+            if ceiling is not None:
+                level = jnp.where(capped, ceiling, level)
+                too_high = ~capped & (level > ceiling)
             stays = positive & (level >= 0)
             above, below = free & (new > level), free & (new < leak * level)
-            inside = jnp.all(stays == positive) & ~jnp.any(above | below)
-            return stays, at_top | above, free & ~above & ~below, new, level, inside, count + 1
+            inside = jnp.all(stays == positive) & ~jnp.any(above | below) & ~jnp.any(too_high)
+            at_top, free = at_top | above, free & ~above & ~below
+            return stays, capped | too_high, at_top, free, new, level, inside, count + 1
 
         goal = 0.01 * smallest_residual
+        capped = at_ceiling(multipliers)
         at_top = kink & (c >= multipliers)
         free = kink & ~at_top & (c > leak * multipliers)
         *_, new, level, inside, _ = jax.lax.while_loop(
-            lambda state: needed & ~state[5] & (state[6] < _MAX_NARROWINGS),
+            lambda state: needed & ~state[6] & (state[7] < _MAX_NARROWINGS),
             narrow,
-            (multipliers > 0, at_top, free, c, multipliers, jnp.asarray(False), 0),
+            (multipliers > 0, capped, at_top, free, c, multipliers, jnp.asarray(False), 0),
         )
         new_gap, _ = assess(new, level, gradient(new))
         good = inside & (new_gap <= jnp.maximum(gap, 10 * rounding))

@@ -36,6 +36,7 @@ def solve_multipliers(
     squared_norm: Float[Array, ""],
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
+    ceiling: Float[Array, " m"] | None = None,
 ) -> ConePoint:
     """Minimise ||theta - G c|| over the cone described at the head of this file.
 
@@ -51,6 +52,7 @@ def solve_multipliers(
         squared_norm: ||theta||^2, in full: including what lies outside the samples' span.
         leak: static; the activation's slope below 0.
         needed: if false, nothing is computed and all is 0.
+        ceiling: upper bounds on the multipliers, inf where there is none; None for none at all.
 
     Returns:
         The minimiser. Where it is not unique (linearly dependent gradients), epsilon still is.
@@ -67,19 +69,27 @@ def solve_multipliers(
 
     theta_margins = -signed_margins(targets)
 
+    bounded = jnp.zeros(used.shape, bool) if ceiling is None else jnp.isfinite(ceiling)
+
     def assess(c, _, grad):
         """Duality gap from rho = residual - s theta, s just large enough for rho to be dual
-        feasible: <theta, h_i> = q_i > 0 makes -theta a strictly feasible direction.
+        feasible: <theta, h_i> = q_i > 0 makes -theta a strictly feasible direction. A bounded
+        multiplier's constraint may be violated, at the price of its ceiling times the violation.
         """
-        violation = jnp.maximum(signed_margins(grad), 0.0)
+        signed_residual = signed_margins(grad)
+        violation = jnp.where(bounded, 0.0, jnp.maximum(signed_residual, 0.0))
         shift = jnp.max(jnp.where(used, ratio(violation, theta_margins), 0.0), initial=0.0)
         feasible = jnp.all(~used | (theta_margins > 0) | (violation <= 0))
         fitted = inner(weights, c, grad - targets)
         squared_residual = jnp.maximum(squared_norm + fitted, 0.0)
         theta_residual = squared_residual - inner(weights, c, grad)
         theta_rho = theta_residual - shift * squared_norm
+        if ceiling is not None:
+            excess = jnp.maximum(signed_residual - shift * theta_margins, 0.0)
+            theta_rho -= jnp.sum(jnp.where(bounded & used, ceiling * excess, 0.0))
         squared_rho = squared_residual - 2 * shift * theta_residual + shift**2 * squared_norm
-        # The best multiple of rho as a dual point has the value <theta, rho>^2 / (2 ||rho||^2).
+        # The best multiple of rho as a dual point has the value <theta, rho>^2 / (2 ||rho||^2),
+        # the price of violations being taken off <theta, rho>.
         dual = jnp.where(theta_rho > 0, theta_rho**2 / jnp.maximum(squared_rho, tiny), 0.0)
         dual = jnp.where(feasible, dual, 0.0)
         gap = jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
@@ -96,4 +106,5 @@ def solve_multipliers(
         assess,
         leak,
         needed,
+        ceiling,
     )

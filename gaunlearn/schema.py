@@ -8,6 +8,7 @@ null (NaN where pandas knows no other): a comparison with it is never true, and 
 from typing import Literal, NamedTuple
 
 __all__ = [
+    "BUDGETS",
     "COLUMNS",
     "IDENTITY",
     "PARAMETERS",
@@ -15,9 +16,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "Column",
     "as_markdown",
+    "name_of_budget",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
@@ -34,6 +36,15 @@ _NO_BOUND = (
     "method is not ascent, a retained sign flipped or the interference is 1 or more, or "
     f"{_NOT_TRAINED}"
 )
+
+
+# Budgets of the frontier's columns: delta <= 10^-a, tau <= 10^-b.
+BUDGETS = ((1, 2), (2, 3))
+
+
+def name_of_budget(a: int, b: int) -> str:
+    """The column of the least epsilon at delta <= 10^-a, tau <= 10^-b."""
+    return f"epsilon_delta{a}_tau{b}"
 
 
 class Column(NamedTuple):
@@ -316,6 +327,19 @@ RESULTS: tuple[Column, ...] = (
         "1 - cos between the unlearned model and the limit of epsilon_limit",
         "0 to 2",
         _NO_LIMIT.format("_unlearned"),
+    ),
+    *(
+        Column(
+            name_of_budget(a, b),
+            "float64",
+            f"least epsilon found for the unlearned model at delta <= {10.0**-a:g}, tau <= "
+            f"{10.0**-b:g}: on the ladder of kink tolerances, and on the way to the limit and to "
+            "the retrained model",
+            "0 or more, normalised to least retained margin 1",
+            f"nothing that was looked at is within these budgets, or {_NOT_TRAINED}",
+        )
+        for a in BUDGETS[0]
+        for b in BUDGETS[1]
     ),
     Column(
         "limit_status_unlearned",

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import Certificate, certify, one_minus_cosine
+from gaunlearn.certificate import Certificate, certify, choose, ladder, one_minus_cosine
+from gaunlearn.frontier import least_epsilons
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
 from gaunlearn.metrics import accuracy, disagreement, membership
 from gaunlearn.models import Model, logits, preactivations
+from gaunlearn.schema import BUDGETS, name_of_budget
 from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
 from gaunlearn.types import AnyArray, Problem
@@ -445,8 +447,24 @@ def judge_stage(
     model, u, x, y = setup.model, problem.u, problem.x, problem.y
     situation = _situation(problem, model, settings, trained, original, retrained, order)
     weights, forget, retain = unlearned.weights, situation.forget, situation.retain
-    certificate = _certify(setup, settings, problem, weights, retain)
+    kink_tols, tau_budget = jnp.asarray(settings.kink_tols), jnp.asarray(settings.tau_budget)
+    rungs = ladder(model, weights, u, x, y, retain, kink_tols)
+    certificate = choose(rungs, tau_budget)
     limit = find_limit(model, weights, u, x, y, retain)
+    deltas, taus = (jnp.asarray([10.0**-k for k in powers]) for powers in BUDGETS)
+    least = least_epsilons(
+        model,
+        weights,
+        u,
+        x,
+        y,
+        retain,
+        rungs,
+        [limit.weights, reference.weights],
+        jnp.minimum(kink_tols[0], 0.0),
+        deltas,
+        taus,
+    )
     bound = ascent_bound(
         model,
         trained.weights / situation.scale,
@@ -474,6 +492,11 @@ def judge_stage(
         "delta_limit": limit.delta,
         "tau_limit": one_minus_cosine(weights, limit.weights),
         "limit_status_unlearned": limit.status,
+        **{
+            name_of_budget(a, b): least[row, column]
+            for row, a in enumerate(BUDGETS[0])
+            for column, b in enumerate(BUDGETS[1])
+        },
         "tau_retrain": one_minus_cosine(weights, reference.weights),
         "sign_flips": bound.sign_flips,
         "epsilon_inherited": bound.epsilon,

@@ -11,6 +11,7 @@ from scipy.optimize import linprog, nnls
 
 __all__ = [
     "ascend_plainly",
+    "bounded_epsilon_by_cvxpy",
     "certificate_by_cvxpy",
     "clarke_kkt_residual",
     "epsilon_by_generators",
@@ -79,6 +80,26 @@ def certificate_by_cvxpy(W, u, x, y, retain, tol):
     delta = float(np.max((lam.value * (margins - 1))[retain]))
     unit_a, unit_b = W / np.linalg.norm(W), snapped / np.linalg.norm(snapped)
     return epsilon, delta, 0.5 * float(np.sum((unit_a - unit_b) ** 2))
+
+
+def bounded_epsilon_by_cvxpy(theta, u, x, y, active, kink, ceiling, leak=0.0):
+    """The least ||theta - sum_i lambda_i y_i h_i|| with lambda_i <= ceiling_i (inf for none), to
+    about 1e-7 of ||theta||.
+    """
+    lam, c = cp.Variable(len(x), nonneg=True), cp.Variable(active.shape)
+    tied = np.ones((len(theta), 1)) @ cp.reshape(lam, (1, len(x)), order="C")
+    bounded = np.isfinite(ceiling)
+    constraints = [
+        c <= tied,
+        c >= leak * tied,
+        cp.multiply(active, c - tied) == 0,
+        cp.multiply(~active & ~kink, c - leak * tied) == 0,
+        lam[bounded] <= ceiling[bounded],
+    ]
+    residual = theta - np.diag(u) @ c @ (y[:, None] * x)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(residual)), constraints)
+    problem.solve(solver="CLARABEL")
+    return float(np.linalg.norm(residual.value))
 
 
 def epsilon_by_generators(theta, u, x, y, active, kink):

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import gaunlearn
-from gaunlearn import api, coordinates, reference
+from gaunlearn import certifying, coordinates, reference
 from gaunlearn.data.real import digits
 
 N, M, D = 12, 6, 9
@@ -188,11 +188,11 @@ def test_room_for_more_does_not_matter(monkeypatch, linear):
 
 
 def test_problems_of_many_sizes_share_a_program():
-    before = api._rungs._cache_size()
+    before = certifying.rungs._cache_size()
     for n, m, d in ((9, 17, 40), (12, 20, 18), (16, 31, 99)):
         W, u, x, y = separated_network(np.random.default_rng(n), n, m, d)
         assert gaunlearn.certify(W, u, x, y, kink_tol=[0.0, 1e-3]).coefficients.shape == (n, m)
-    assert api._rungs._cache_size() == before + 1
+    assert certifying.rungs._cache_size() == before + 1
 
 
 @few

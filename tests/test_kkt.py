@@ -7,13 +7,13 @@ import pytest
 from cases import network_at_kinks, separated_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import epsilon_by_generators
+from oracles import bounded_epsilon_by_cvxpy, epsilon_by_generators
 from scipy.optimize import minimize_scalar
 
 from gaunlearn.cone import project_onto_cone
 from gaunlearn.kkt import solve_multipliers
 
-solve = jax.jit(solve_multipliers)
+solve = jax.jit(solve_multipliers, static_argnames="leak")
 
 
 def kernel_inputs(theta, u, x, y, active, kink):
@@ -54,6 +54,49 @@ def test_agrees_without_kinks_for_many_samples_and_strong_correlation(m, d, corr
         want = epsilon_by_generators(W, u, x, y, active, none)
         assert abs(epsilon - want) <= 1e-10 * np.linalg.norm(W)
         assert np.all(np.asarray(got.multipliers) >= 0)
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.2])
+def test_bounded_multipliers_agree_with_a_quadratic_program(leak):
+    tight = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        W, u, x, y, kink = network_at_kinks(rng, 8, 6, 9, 2, correlation=seed / 4)
+        z = np.where(kink, 0.0, W @ x.T)
+        if not np.all(y * (u @ np.maximum(z, leak * z)) > 0):
+            continue
+        active = z > 0
+        signed = y[:, None] * x
+        slope = np.where(kink, 0.0, np.where(active, 1.0, leak))
+        targets = np.where(kink, 0.0, W @ signed.T / u[:, None])
+        inputs = signed @ signed.T, targets, u**2, slope, kink, np.sum(W**2)
+        free = np.asarray(solve(*inputs, leak=leak).multipliers)
+        some = np.where(rng.random(6) < 0.4, np.inf, (free + 0.1) * rng.uniform(0.1, 1, 6))
+        for ceiling in (some, 0.5 * free + 0.01, np.full(6, np.inf)):
+            got = solve(*inputs, leak=leak, ceiling=ceiling)
+            residual = W - (u[:, None] * np.asarray(got.coefficients)) @ signed
+            want = bounded_epsilon_by_cvxpy(W, u, x, y, active, kink, ceiling, leak)
+            assert abs(np.linalg.norm(residual) - want) <= 1e-6 * np.linalg.norm(W)
+            assert np.all(np.asarray(got.multipliers) <= ceiling)
+            assert got.gap <= 1e-12
+            tight += np.sum((free > ceiling) & (np.asarray(got.multipliers) == ceiling))
+        nothing = solve(*inputs, leak=leak, ceiling=np.zeros(6))
+        assert not np.any(nothing.coefficients)
+    assert tight > 20, "bounds that never bind would prove little"
+
+
+def test_a_bound_by_hand():
+    """Two orthogonal points, theta = (1, 3), lambda_2 <= 2: what is left is (0, 1)."""
+    got = solve(
+        np.eye(2),
+        np.array([[1.0, 3.0]]),
+        np.ones(1),
+        np.ones((1, 2)),
+        np.zeros((1, 2), bool),
+        10.0,
+        ceiling=np.array([np.inf, 2.0]),
+    )
+    np.testing.assert_allclose(got.multipliers, [1.0, 2.0], rtol=1e-14)
 
 
 def test_result_lies_in_the_cone_and_satisfies_the_optimality_conditions():

@@ -79,6 +79,8 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
         return u @ np.maximum(weights @ features.T, 0)
 
     trained = gaunlearn.certify(W, u, x, y)
+    budgets: dict = {"deltas": [0.1, 0.01], "taus": [0.01, 0.001]}
+    frontiers = []
     place = 0
     for forget in (1, 4):
         retain = np.arange(m) != forget
@@ -90,6 +92,7 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
             got = {name: column[place] for name, column in rows.items()}
             place += 1
             after = gaunlearn.certify(W_hat, u, x, y, retain=retain)
+            frontiers.append((got, after.frontier(**budgets, towards={"retrained": again})))
             q = y * logits(W_hat, x)
             q_fresh = y_test * logits(W_hat, x_test)
             angle = np.sum(W_hat * reference.weights) / (
@@ -121,6 +124,16 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
             }
             for name, value in want.items():
                 assert got[name] == pytest.approx(value, rel=1e-8, abs=1e-9), name
+    equal = 0
+    for got, frontier in frontiers:
+        for a in (1, 2):
+            for b in (2, 3):
+                found = got[f"epsilon_delta{a}_tau{b}"]
+                least = frontier.least_epsilon(10.0**-a, 10.0**-b)
+                # A sweep does not bound the multipliers of every rung.
+                assert found >= least * (1 - 1e-6) - 1e-9
+                equal += found <= least * (1 + 1e-6) + 1e-9
+    assert equal >= 18, "of 24"
 
 
 def test_data_conditions_by_hand():

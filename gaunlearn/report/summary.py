@@ -4,12 +4,15 @@ import itertools
 
 import pandas as pd
 
+from gaunlearn.schema import name_of_budget
 from gaunlearn.sweep.store import Run
 
 __all__ = ["summarise"]
 
 # Lines that a reader still reads.
 _MOST_GROUPS = 12
+# What a trial is called successful by: MYV's definition at budgets of (0.1, 0.1, 0.01).
+_SUCCESS_COLUMN = name_of_budget(1, 2)
 
 
 def summarise(run: Run) -> list[str]:
@@ -58,6 +61,12 @@ def _group(frame: pd.DataFrame) -> list[str]:
         f"{median['margin_forget_unlearned']:.3f} after, "
         f"{median['margin_forget_retrained']:.3f} retrained",
     ]
+    least = at_best[_SUCCESS_COLUMN]
+    lines.insert(
+        2,
+        f"(0.1, 0.1, 0.01)-successful: {100 * (least <= 0.1).mean():.0f} % of the trials there; "
+        f"least epsilon at delta <= 0.1 and tau <= 0.01: median {least.median():.2e}",
+    )
     if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)
         areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]

@@ -171,8 +171,13 @@ class Program(NamedTuple):
 
     @property
     def kind(self) -> "Program":
-        """All of it but its room; a sweep chooses some rooms for each kind."""
-        return self._replace(room=_NOWHERE)
+        """All of it but its law and its room; a sweep chooses some rooms for each kind."""
+        return self._replace(law=None, room=_NOWHERE)
+
+    @property
+    def lawless(self) -> "Program":
+        """All of it but its law: only drawing depends on that, the other stages are shared."""
+        return self._replace(law=None)
 
 
 class Block(NamedTuple):
@@ -508,7 +513,7 @@ def plan_blocks(
         for family in families():
             program, size = _program(family, directory)
             program = program._replace(room=shapes[program.kind][size])
-            if program not in chosen:
+            if program.lawless not in chosen:
                 continue
             for piece in _pieces(program, family, limits):
                 together = waiting.setdefault(program, [])
@@ -531,9 +536,9 @@ def largest_memory(sweep: Sweep, found: Survey, limits: Limits) -> float:
     """
     first: dict[Program, float] = {}
     for block in plan_blocks(lambda: families_of(sweep), sweep.directory, found.shapes, limits):
-        if block.program not in first:
+        if block.program.lawless not in first:
             load = Load.total(block.families)
-            first[block.program] = load.memory(block.program)
+            first[block.program.lawless] = load.memory(block.program)
         if len(first) == len(found.programs):
             break
     return max(first.values())

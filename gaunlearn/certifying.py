@@ -1,0 +1,353 @@
+"""``certify`` and its ``frontier``: NumPy arrays in the original d dimensions in and out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gaunlearn import certificate as _certificate
+from gaunlearn.certificate import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
+from gaunlearn.checks import check_leak, check_retain, check_samples, check_weights
+from gaunlearn.coordinates import reduce
+from gaunlearn.frontier import bounded_triples, path_to, point_on, position_within
+from gaunlearn.limit import find_limit
+from gaunlearn.models import LINEAR, Model, leaky_relu
+
+__all__ = [
+    "Certificate",
+    "Frontier",
+    "certify",
+    "model_from",
+    "rungs",
+    "tau_budget_of",
+    "tolerances",
+]
+
+Float = NDArray[np.float64]
+
+# Budgets at which a frontier is looked at unless others are asked for.
+DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, float("inf"))
+TAUS = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+
+class _Judged(NamedTuple):
+    """What a certificate is about: checked arguments of ``certify``."""
+
+    W: Float
+    u: Float
+    x: Float
+    y: Float
+    retain: NDArray[np.bool_]
+    model: Model
+    kink_tols: Float
+    tau_budget: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An (epsilon, delta, tau) triple with what it takes to check it, as NumPy values.
+
+    All of it refers to W~: the given weights with nearly-zero pre-activations projected to zero,
+    normalised so that the least margin over the retain set is 1.
+
+    Attributes:
+        epsilon: stationarity residual ||W~ - sum_i lambda_i y_i h_i||, h_i a Clarke gradient.
+        delta: max_i lambda_i (q_i - 1) over the retain set.
+        tau: 1 - cos(W, W~).
+        multipliers: lambda (m,), dual variables; 0 outside the retain set.
+        kink_pairs: how many retained (neuron, sample) pairs sit at a kink of W~.
+        separated: whether W~ classifies the retain set; if not, numbers are NaN.
+        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i).
+        kink_tol: the tolerance that was used.
+        gap: relative duality gap of the least-squares problem for the multipliers.
+        weights: W~, of the given weights' shape.
+        margins: q (m,), the margins of W~ on all samples.
+        ladder: the certificates at every tolerance tried, best or not; empty in their own.
+    """
+
+    epsilon: float
+    delta: float
+    tau: float
+    multipliers: Float
+    kink_pairs: int
+    separated: bool
+    coefficients: Float = field(repr=False)
+    kink_tol: float
+    gap: float
+    weights: Float = field(repr=False)
+    margins: Float = field(repr=False)
+    ladder: tuple["Certificate", ...] = field(default=(), repr=False)
+    _judged: "_Judged | None" = field(default=None, repr=False, compare=False)
+
+    def frontier(
+        self,
+        *,
+        deltas: Sequence[float] = DELTAS,
+        taus: Sequence[float] = TAUS,
+        towards: Mapping[str, ArrayLike] | None = None,
+    ) -> "Frontier":
+        """Which triples (epsilon, delta, tau) the weights W satisfy, as far as is found.
+
+        W~ moves along paths: ``snapped``, the ladder of kink tolerances; ``limit``, from W to the
+        limit that training on the retain set would reach from it (``find_limit``); and one to each
+        model in ``towards``. At every point the least epsilon is solved for under
+        lambda_i (q_i - 1) <= delta (``gaunlearn/frontier.py`` has the details). The result is the
+        same whichever rung of a ladder it is asked of.
+
+        Args:
+            deltas: budgets for delta, each positive; inf is none.
+            taus: budgets for tau, each 0 to 2: a path has a point as far from W as each allows, and
+                its end.
+            towards: name -> weights of W's shape, such as a retrained model's. The path goes to
+                its certificate's W~ (same tolerances and tau budget as for W).
+
+        Raises:
+            ValueError: for input that has no meaning; it says which and what is allowed.
+        """
+        judged = self._judged
+        if judged is None:
+            raise ValueError("this certificate was not made by certify: it has no frontier")
+        budgets = _budgets("deltas", deltas, np.inf), _budgets("taus", taus, 2.0)
+        return _frontier_of(judged, *budgets, dict(towards or {}))
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Triples that weights W satisfy, none of which another one found beats in all three numbers.
+
+    Attributes:
+        epsilon, delta, tau: (p,), by growing tau, then delta: some W~ with cos(W, W~) >= 1 - tau is
+            an (epsilon, delta)-approximate KKT point of the retain set's max-margin problem.
+        path: what W~ lies on: ``snapped``, ``limit``, or a name given in ``towards``.
+        position: where: the kink tolerance on ``snapped``; else 0 (W on the kinks of the path's
+            end) to 1 (that end), in angle.
+    """
+
+    epsilon: Float
+    delta: Float
+    tau: Float
+    path: tuple[str, ...]
+    position: Float
+
+    def least_epsilon(self, delta: float = np.inf, tau: float = np.inf) -> float:
+        """The least epsilon of the triples within two budgets; NaN if there is none."""
+        within = (self.delta <= delta) & (self.tau <= tau)
+        return float(self.epsilon[within].min()) if within.any() else float("nan")
+
+
+@partial(jax.jit, static_argnames="model")
+def rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
+    """The certificate at each tolerance, and the best of them."""
+    each = _certificate.ladder(model, weights, u, x, y, retain, kink_tols)
+    return each, _certificate.choose(each, tau_budget)
+
+
+def model_from(u: ArrayLike | None, leak: float) -> Model:
+    """The architecture that a user's output weights and slope below 0 mean."""
+    leak = check_leak(leak, linear=u is None)
+    return LINEAR if u is None else leaky_relu(leak)
+
+
+def tolerances(kink_tol: float | Sequence[float] | None) -> Float:
+    """A user's ladder as an array; None, kinks ignored, is the negative tolerance."""
+    if kink_tol is None:
+        return np.array(IGNORED_KINKS)
+    try:
+        tols = np.atleast_1d(np.asarray(kink_tol, float))
+        fits = tols.ndim == 1 and tols.size > 0 and np.all((tols >= 0) & (tols < 1))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"kink_tol must be one or more numbers in [0, 1), not {kink_tol!r}")
+    return tols
+
+
+def tau_budget_of(tau_budget: float) -> float:
+    """A user's budget for tau, checked."""
+    if not (isinstance(tau_budget, Real) and tau_budget >= 0):
+        raise ValueError(f"tau_budget must be a number, at least 0, not {tau_budget!r}")
+    return float(tau_budget)
+
+
+def certify(
+    W: ArrayLike,
+    u: ArrayLike | None,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    retain: ArrayLike | None = None,
+    kink_tol: float | Sequence[float] | None = KINK_TOLS,
+    tau_budget: float = TAU_BUDGET,
+    leak: float = 0.0,
+) -> Certificate:
+    """How nearly W is a KKT point of the max-margin problem on the retain set (MYV).
+
+    Args:
+        W: weights (n, d) of the two-layer ReLU network sum_j u_j relu(<w_j, x>), or (d,) of the
+            linear model.
+        u: output weights (n,), or None for the linear model.
+        x: samples (m, d).
+        y: labels (m,), +1 or -1.
+        retain: indices or a boolean mask (m,) of the samples to certify on; None is all.
+        kink_tol: a tolerance or a ladder of them: a pre-activation within
+            ``kink_tol * (||W||_F / sqrt(n)) * ||x_i||`` of zero is projected to zero, where the
+            derivative of ReLU is free in [0, 1]; n counts neurons with u_j != 0.
+            None ignores kinks (derivative 1[z > 0]).
+        tau_budget: of the ladder, the least epsilon with tau within this budget is returned (of
+            several that differ by rounding, the first); if none is within it, the least tau.
+        leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
+
+    Returns:
+        The best certificate; its ``ladder`` holds the one at every tolerance. A model that does
+        not separate the retain set has ``separated = False`` and NaN in place of numbers.
+
+    Raises:
+        ValueError: for input that has no meaning; it says which and what is allowed.
+
+    >>> import numpy as np
+    >>> certify([2.0, -2.0], None, [[1.0, 0.0], [0.0, 1.0]], [1, -1]).epsilon
+    0.0
+    """
+    x_, y_ = check_samples(x, y)
+    w, out = check_weights(W, u, x_.shape[1])
+    mask, model = check_retain(retain, len(y_)), model_from(u, leak)
+    tols = tolerances(kink_tol)
+    budget = tau_budget_of(tau_budget)
+    # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
+    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
+    judged = _Judged(w, out, x_, y_, mask, model, tols, budget)
+    mask = small.widen(mask)
+    with jax.enable_x64(True):
+        each, best = jax.device_get(
+            rungs(model, small.weights, small.u, small.x, small.y, mask, tols, budget)
+        )
+    (n, _), m = w.shape, len(y_)
+
+    def public(c, ladder=()):
+        snapped = small.lift(c.weights)
+        return Certificate(
+            epsilon=float(c.epsilon),
+            delta=float(c.delta),
+            tau=float(c.tau),
+            multipliers=c.multipliers[:m],
+            kink_pairs=int(c.kink_pairs),
+            separated=bool(c.separated),
+            coefficients=c.coefficients[:n, :m],
+            kink_tol=float(c.kink_tol),
+            gap=float(c.gap),
+            weights=snapped[0] if u is None else snapped,
+            margins=c.margins[:m],
+            ladder=ladder,
+            _judged=judged,
+        )
+
+    ladder = tuple(
+        public(jax.tree.map(lambda leaf, i=i: leaf[i], each)) for i in range(len(each.epsilon))
+    )
+    return public(best, ladder)
+
+
+@partial(jax.jit, static_argnames="model")
+def _triples(model, weights, others, u, x, y, retain, kink_tols, tau_budget, deltas, taus):
+    """Positions (k, t + 1) on the paths, triples (p, b) of all points, those of the ladder first,
+    and what the ladder itself says, (l,).
+    """
+    problem = u, x, y, retain
+    ladder, _ = rungs(model, weights, *problem, kink_tols, tau_budget)
+    ends = [find_limit(model, weights, *problem).weights]
+    ends += [rungs(model, other, *problem, kink_tols, tau_budget)[1].weights for other in others]
+    paths = [path_to(model, weights, u, x, retain, end) for end in ends]
+    positions = [jnp.append(jax.vmap(partial(position_within, path))(taus), 1.0) for path in paths]
+    points = [
+        jax.vmap(partial(point_on, path))(where)
+        for path, where in zip(paths, positions, strict=True)
+    ]
+    at_rounding = jnp.minimum(kink_tols[0], 0.0)
+    epsilon, delta, tau = bounded_triples(
+        model, weights, *problem, jnp.concatenate([ladder.weights, *points]), at_rounding, deltas
+    )
+    tau = tau.at[: len(ladder.tau)].set(ladder.tau[:, None])
+    return jnp.stack(positions), (epsilon, delta, tau), (ladder.epsilon, ladder.delta, ladder.tau)
+
+
+def _budgets(name: str, given: Sequence[float], largest: float) -> Float:
+    try:
+        array = np.atleast_1d(np.asarray(given, float))
+        fits = array.ndim == 1 and array.size > 0 and np.all((array > 0) & (array <= largest))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must be one or more numbers above 0, at most {largest:g}, not {given!r}"
+        )
+    return array
+
+
+def _frontier_of(
+    judged: _Judged, deltas: Float, taus: Float, towards: dict[str, ArrayLike]
+) -> Frontier:
+    linear = judged.model == LINEAR
+    reserved = sorted({"snapped", "limit"} & set(towards))
+    if reserved:
+        raise ValueError(f"towards: {reserved[0]!r} is the name of a path that there always is")
+    others = []
+    for name, given in towards.items():
+        try:
+            other, _ = check_weights(given, None if linear else judged.u, judged.x.shape[1])
+        except ValueError as error:
+            raise ValueError(f"towards[{name!r}]: {error}") from None
+        if other.shape != judged.W.shape:
+            raise ValueError(
+                f"towards[{name!r}] must have the shape of W, {judged.W.shape}, not {other.shape}"
+            )
+        others.append(other / (np.abs(other).max() or 1.0))
+    own = judged.W / (np.abs(judged.W).max() or 1.0)
+    small = reduce(own, judged.u, judged.x, judged.y, linear=linear, others=others)
+    with jax.enable_x64(True):
+        positions, bounded, free = jax.device_get(
+            _triples(
+                judged.model,
+                small.weights,
+                list(small.others),
+                small.u,
+                small.x,
+                small.y,
+                small.widen(judged.retain),
+                judged.kink_tols,
+                judged.tau_budget,
+                deltas,
+                taus,
+            )
+        )
+    rung_tolerances = np.maximum(judged.kink_tols[: len(free[0])], 0.0)
+    names = ["snapped"] * len(free[0])
+    names += [name for name in ("limit", *towards) for _ in range(positions.shape[1])]
+    places = np.concatenate([rung_tolerances, positions.ravel()])
+    path, position = (
+        np.concatenate([each[: len(free[0])], np.repeat(each, len(deltas))])
+        for each in (np.asarray(names), places)
+    )
+    triples = np.stack(
+        [np.concatenate([a, b.ravel()]) for a, b in zip(free, bounded, strict=True)], axis=1
+    )
+    kept = _not_beaten(triples)
+    kept = kept[np.lexsort((triples[kept, 1], triples[kept, 2]))]
+    epsilon, delta, tau = triples[kept].T.copy()
+    return Frontier(epsilon, delta, tau, tuple(path[kept].tolist()), position[kept])
+
+
+def _not_beaten(triples: Float) -> NDArray[np.intp]:
+    """Places of the triples (p, 3) that no other one beats or, being equal, comes before."""
+    real = np.flatnonzero(np.isfinite(triples).all(1))
+    order = real[np.lexsort(triples[real].T[::-1])]
+    kept: list[int] = []
+    for place in order:  # what beats a triple comes before it in this order
+        if not (triples[kept] <= triples[place]).all(1).any():
+            kept.append(int(place))
+    return np.asarray(kept, dtype=np.intp)

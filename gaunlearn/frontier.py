@@ -1,0 +1,172 @@
+"""The frontier of certificates: which triples (epsilon, delta, tau) one model satisfies.
+
+A model W^ satisfies as many triples as there are W~ near it (MYV's definition asks for one). Two
+dials trade their numbers against each other.
+
+*tau against epsilon*: W~ may be anywhere. Here it moves along paths that start at W^, projected
+onto the kinks of a better point E (a limit, a retrained model), and follow the great circle to E:
+on all of it E's kinks are kinks, so that epsilon falls to that of E while tau grows. The ladder of
+kink tolerances (``certificate``) is a path of its own.
+
+*delta against epsilon*: at one W~ the least epsilon under lambda_i (q_i - 1) <= delta is a bounded
+least-squares problem, convex, solved to its minimum for each delta.
+
+What comes out is an inner approximation: all triples hold, and there may be better ones.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from gaunlearn.certificate import Certificate, certify_at, one_minus_cosine, snap
+from gaunlearn.models import Model, clean_preactivations
+
+__all__ = ["Path", "bounded_triples", "least_epsilons", "path_to", "point_on", "position_within"]
+
+# Of a path's length: so much short of a budget, a point is within it in spite of rounding.
+_SHORT = 1e-9
+
+
+class Path(NamedTuple):
+    """The great circle from W^, projected onto the kinks of a point, to that point.
+
+    Attributes:
+        start, end: unit vectors.
+        angle: between them.
+        tau: 1 - cos between W^ and the start.
+    """
+
+    start: Float[Array, "n r"]
+    end: Float[Array, "n r"]
+    angle: Float[Array, ""]
+    tau: Float[Array, ""]
+
+
+def path_to(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    retain: Bool[Array, " m"],
+    end: Float[Array, "n r"],
+) -> Path:
+    """The path from ``weights`` to ``end``; NaN if ``end`` is."""
+    start = weights
+    if model.has_kinks:
+        kink = (clean_preactivations(end, u, x) == 0) & retain & (u[:, None] != 0)
+        start = snap(weights, x, kink)
+    start_unit, end_unit = start / jnp.linalg.norm(start), end / jnp.linalg.norm(end)
+    chord = jnp.linalg.norm(start_unit - end_unit)
+    angle = 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0))
+    return Path(start_unit, end_unit, angle, one_minus_cosine(weights, start))
+
+
+def point_on(path: Path, position: Float[Array, ""]) -> Float[Array, "n r"]:
+    """The unit vector at ``position`` of the way, 0 to 1."""
+    size = jnp.sin(path.angle)
+    there = jnp.where(
+        size > 0, jnp.sin(position * path.angle) / jnp.where(size > 0, size, 1.0), position
+    )
+    here = jnp.where(
+        size > 0,
+        jnp.sin((1 - position) * path.angle) / jnp.where(size > 0, size, 1.0),
+        1 - position,
+    )
+    return here * path.start + there * path.end
+
+
+def position_within(path: Path, tau: Float[Array, ""]) -> Float[Array, ""]:
+    """How far along the path 1 - cos to W^ is still within ``tau``; NaN if it nowhere is.
+
+    The start is W^'s projection onto a subspace in which the path lies, so that cosines multiply:
+    1 - tau is (1 - tau of the start) times the cosine along the path.
+    """
+    left = (tau - path.tau) / (1 - path.tau)
+    reach = 2 * jnp.arcsin(jnp.sqrt(jnp.clip(left / 2, 0.0, 1.0)))
+    position = jnp.where(reach < path.angle, (1 - _SHORT) * reach / path.angle, 1.0)
+    return jnp.where(left >= 0, position, jnp.nan)
+
+
+def bounded_triples(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+    points: Float[Array, "p n r"],
+    kink_tol: Float[Array, ""],
+    deltas: Float[Array, " b"],
+) -> tuple[Float[Array, "p b"], Float[Array, "p b"], Float[Array, "p b"]]:
+    """epsilon, delta and tau with each of some points for W~, within each budget for delta.
+
+    Args:
+        weights: W^.
+        points: NaN, or points that do not separate the retain set, give NaN.
+        kink_tol: 0 takes for kinks what is zero to rounding; negative ignores kinks.
+        deltas: budgets; inf is none.
+    """
+
+    def triple(point, delta):
+        found = certify_at(model, point, u, x, y, retain, kink_tol, delta)
+        return found.epsilon, found.delta, one_minus_cosine(weights, found.weights)
+
+    return jax.vmap(lambda point: jax.vmap(lambda delta: triple(point, delta))(deltas))(points)
+
+
+def _minimum(values: Float[Array, "..."], axis: int | Sequence[int]) -> Array:
+    """The least value that is a number; NaN if there is none."""
+    least = jnp.min(jnp.where(jnp.isnan(values), jnp.inf, values), axis)
+    return jnp.where(jnp.isinf(least), jnp.nan, least)
+
+
+def least_epsilons(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+    rungs: Certificate,
+    ends: Sequence[Float[Array, "n r"]],
+    kink_tol: Float[Array, ""],
+    deltas: Float[Array, " b"],
+    taus: Float[Array, " t"],
+) -> Float[Array, "b t"]:
+    """The least epsilon found within each pair of budgets; NaN if nothing is within.
+
+    Looked at are the rungs of the ladder; of those within a budget for tau the one with the least
+    epsilon, with its multipliers bounded for delta; and, for each end, the point of the path that
+    is as far from W^ as the budget for tau allows, likewise.
+
+    Args:
+        weights: W^.
+        rungs: its ladder (``certificate.ladder``).
+        ends: points to go to; NaN where there is none.
+        kink_tol: as for ``bounded_triples``.
+        deltas, taus: budgets.
+    """
+    paths = [path_to(model, weights, u, x, retain, end) for end in ends]
+
+    def points_within(tau):
+        epsilon = jnp.where(rungs.tau <= tau, rungs.epsilon, jnp.inf)
+        epsilon = jnp.where(jnp.isnan(epsilon), jnp.inf, epsilon)
+        best = rungs.weights[jnp.argmin(epsilon)]
+        return jnp.stack([best, *(point_on(path, position_within(path, tau)) for path in paths)])
+
+    points = jax.vmap(points_within)(taus).reshape(-1, *weights.shape)
+    found = bounded_triples(model, weights, u, x, y, retain, points, kink_tol, deltas)
+    free = rungs.epsilon, rungs.delta, rungs.tau
+    epsilon, delta, tau = (
+        jnp.concatenate([a.ravel(), b]) for a, b in zip(found, free, strict=True)
+    )
+
+    def within(delta_budget, tau_budget):
+        fits = (delta <= delta_budget) & (tau <= tau_budget)
+        return _minimum(jnp.where(fits, epsilon, jnp.nan), 0)
+
+    return jax.vmap(lambda d: jax.vmap(lambda t: within(d, t))(taus))(deltas)
