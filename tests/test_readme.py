@@ -30,6 +30,16 @@ def test_worked_example_prints_what_the_readme_says():
     np.testing.assert_allclose(numbers(done.stdout), numbers(shown), rtol=0.1, atol=2e-3)
 
 
+def test_the_frontier_of_the_readme_is_printed():
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "frontier" in c]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    epsilon, path = done.stdout.split()
+    assert float(epsilon) >= 0
+    assert path in ("snapped", "limit", "retrained")
+
+
 def test_snippets_read_a_run_with_other_tools(tmp_path):
     """pandas, polars and DuckDB find the same medians in the files as they lie."""
     small = load_spec(ROOT / "tests" / "small.toml", ["sweep.name=tiny", "train.max_steps=100"])
