@@ -16,15 +16,20 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.cone import ConePoint
+from gaunlearn.deep import Layers, layers_of, solve_layers, weighted_gradient
 from gaunlearn.kkt import solve_multipliers
 from gaunlearn.models import (
     Model,
+    activation,
+    largest_logits,
     logits,
     neuron_count,
     preactivations,
     rounding_reach,
     slopes,
+    upper_layers,
 )
+from gaunlearn.snapping import snap
 
 __all__ = [
     "IGNORED_KINKS",
@@ -36,7 +41,6 @@ __all__ = [
     "choose",
     "ladder",
     "one_minus_cosine",
-    "snap",
 ]
 
 # Trained networks need about 1e-3; the ascent step moves retained kinks by about
@@ -53,9 +57,8 @@ _SNAP_ERROR = 1e6
 _EXACT_UNITS = 1e3
 # Two of them that differ by so little are equal.
 _TIED_UNITS = 4
-# Curvature of so many units of rounding is none, and so is a margin, relative to what the network's
-# norm allows.
-_FLAT_UNITS = _MARGIN_UNITS = 100
+# A margin of so many units of rounding is none, relative to what the network's norm allows.
+_MARGIN_UNITS = 100
 
 
 class Certificate(NamedTuple):
@@ -66,7 +69,8 @@ class Certificate(NamedTuple):
         delta: complementarity, max_i lambda_i (q_i - 1) over the retain set.
         tau: 1 - cos(W, W~).
         multipliers: dual variables lambda_i of W~, 0 outside the retain set.
-        coefficients: c_ji = lambda_i times the Clarke derivative chosen for the pair.
+        coefficients: c_ji = lambda_i times the Clarke derivative chosen for the pair; of deep
+            networks (h, n, m), layers first.
         kink_pairs: retained pairs at a kink of W~.
         separated: whether W~ has positive margins on the retain set, by more than rounding; if not,
             all else is NaN.
@@ -80,7 +84,7 @@ class Certificate(NamedTuple):
     delta: Float[Array, ""]
     tau: Float[Array, ""]
     multipliers: Float[Array, " m"]
-    coefficients: Float[Array, "n m"]
+    coefficients: Float[Array, "... n m"]
     kink_pairs: Int[Array, ""]
     separated: Bool[Array, ""]
     kink_tol: Float[Array, ""]
@@ -96,64 +100,22 @@ def one_minus_cosine(a: Float[Array, "n r"], b: Float[Array, "n r"]) -> Float[Ar
     return 0.5 * jnp.sum((a / jnp.linalg.norm(a) - b / jnp.linalg.norm(b)) ** 2)
 
 
-def snap(
-    weights: Float[Array, "n r"], x: Float[Array, "m r"], kink: Bool[Array, "n m"]
-) -> Float[Array, "n r"]:
-    """Project each row w_j onto {w : <w, x_i> = 0 for all i with kink_ji}.
+def _ceiling(
+    model: Model,
+    theta: Float[Array, "n r"],
+    margins: Float[Array, " m"],
+    delta: Float[Array, ""],
+) -> Float[Array, " m"]:
+    """Upper bounds on multipliers that mean lambda_i (q_i - 1) <= delta; inf where they are idle.
 
-    w_j loses sum_i a_ji x_i, where a_j solves the normal equations on the row's kinks. They are
-    solved by conjugate gradients on all rows at once, twice over for full accuracy. Where the Gram
-    matrix is singular (duplicates, more kinks than dimensions) the system is consistent but for
-    rounding; what rounding is, is left alone.
+    <theta, sum lambda_i y_i h_i> <= ||theta||^2 bounds the multipliers anyway: a ceiling above that
+    would only cost the duality gap its digits.
     """
-    gram = x @ x.T
-    rounding = jnp.finfo(weights.dtype).eps
-    tiny = jnp.finfo(weights.dtype).tiny
-    squares = jnp.diagonal(gram)
-    flat = _FLAT_UNITS * rounding * squares.sum()
-    noise = rounding**2 * (weights**2).sum(1) * jnp.where(kink, squares, 0.0).sum(1)
-
-    def solve(right_hand_side):
-        start = (right_hand_side**2).sum(1)
-        goal = jnp.maximum((0.1 * rounding) ** 2 * start, noise)
-
-        def unfinished(state):
-            _, _, _, _, going, count = state
-            return jnp.any(going) & (count < gram.shape[0] + 50)
-
-        def iterate(state):
-            a, residual, direction, squared, going, count = state
-            image = jnp.where(kink, direction @ gram, 0.0)
-            bending = (direction * image).sum(1)
-            # Rows that have converged, and directions without curvature to rounding, stand still:
-            # iterating on rounding errors would diverge.
-            going = going & (bending > flat * (direction**2).sum(1))
-            length = jnp.where(going, squared / jnp.maximum(bending, tiny), 0.0)[:, None]
-            a = a + length * direction
-            residual = residual - length * image
-            new_squared = (residual**2).sum(1)
-            growth = (new_squared / jnp.maximum(squared, tiny))[:, None]
-            going = going & (new_squared > goal)
-            return a, residual, residual + growth * direction, new_squared, going, count + 1
-
-        a, *_ = jax.lax.while_loop(
-            unfinished,
-            iterate,
-            (
-                jnp.zeros_like(right_hand_side),
-                right_hand_side,
-                right_hand_side,
-                start,
-                start > goal,
-                0,
-            ),
-        )
-        return a
-
-    def once(_, weights):
-        return weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
-
-    return jax.lax.fori_loop(0, 2, once, weights)
+    excess = jnp.maximum(margins - 1, 0.0)
+    budget = delta * (1 - _TIED_UNITS * jnp.finfo(theta.dtype).eps)
+    ceiling = jnp.where(excess > 0, budget / jnp.where(excess > 0, excess, 1.0), jnp.inf)
+    largest = jnp.sum(theta**2) / (model.homogeneity * jnp.maximum(margins, 1.0))
+    return jnp.where(ceiling > 2 * largest, jnp.inf, ceiling)
 
 
 def _multipliers(
@@ -166,15 +128,15 @@ def _multipliers(
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
     separated: Bool[Array, ""],
-    delta: Float[Array, ""] | None,
+    ceiling: Float[Array, " m"] | None,
 ) -> ConePoint:
     """The multipliers that leave the least residual, on as few samples as that takes. None where
     the margins separate nothing: there is no KKT point to come near, and the solver would look for
     it in vain, at the cost of all lanes of a batch.
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
-    point has some on the samples with the least margin alone, and these make delta 0 too. With a
-    budget ``delta`` they are those with the least residual under lambda_i (q_i - 1) <= delta.
+    point has some on the samples with the least margin alone, and these make delta 0 too. With
+    upper bounds (``ceiling``) they are any that leave the least residual.
     """
     rounding = jnp.finfo(theta.dtype).eps
     safe_u = jnp.where(u != 0, u, 1.0)
@@ -187,14 +149,8 @@ def _multipliers(
             gram, targets, u**2, slope, kink, squared_norm, model.leak, needed, ceiling
         )
 
-    if delta is not None:
-        excess = jnp.maximum(margins - 1, 0.0)
-        budget = delta * (1 - _TIED_UNITS * rounding)
-        ceiling = jnp.where(excess > 0, budget / jnp.where(excess > 0, excess, 1.0), jnp.inf)
-        # <theta, sum lambda_i y_i h_i> <= ||theta||^2 bounds the multipliers anyway: a ceiling
-        # above that would only cost the duality gap its digits.
-        largest = squared_norm / (model.homogeneity * jnp.maximum(margins, 1.0))
-        return solve(slope, kink, separated, jnp.where(ceiling > 2 * largest, jnp.inf, ceiling))
+    if ceiling is not None:
+        return solve(slope, kink, separated, ceiling)
 
     def residual_of(coefficients):
         return theta - (u[:, None] * coefficients) @ signed
@@ -222,6 +178,58 @@ def _multipliers(
     return solution
 
 
+class _Candidate(NamedTuple):
+    """W~ with what its multipliers are sought from; margins and norm as they are.
+
+    Attributes:
+        z, kink: (n, m), or of deep networks (h, n, m); z is 0 at kinks.
+        snap_failed: whether a pair that was to be at a kink is not.
+    """
+
+    weights: Float[Array, "n r"]
+    z: Float[Array, "... n m"]
+    kink: Bool[Array, "... n m"]
+    snap_failed: Bool[Array, ""]
+
+
+def _snapped(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    retain: Bool[Array, " m"],
+    kink_tol: Float[Array, ""],
+) -> _Candidate:
+    """Weights moved onto the kinks within a tolerance."""
+    rounding = jnp.finfo(weights.dtype).eps
+    if model.is_deep:
+        layers = layers_of(model, weights, u, x, retain, kink_tol)
+        failed = layers.left_over > _SNAP_ERROR * rounding
+        return _Candidate(layers.weights, layers.z, layers.kink, failed)
+    z = preactivations(weights, x)
+    if not model.has_kinks:
+        return _Candidate(weights, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
+    # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
+    unit = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+    reach = jnp.maximum(kink_tol * unit, rounding_reach(weights, u, x))
+    may = (kink_tol >= 0) & retain & (u[:, None] != 0)
+    kink = may & (jnp.abs(z) <= reach)
+    snapped = snap(weights, x, kink)
+    z = preactivations(snapped, x)
+    failed = jnp.any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit))
+    # A neuron of which snapping leaves nothing is at a kink of all other samples too.
+    kink |= may & (jnp.abs(z) <= rounding_reach(snapped, u, x))
+    return _Candidate(snapped, jnp.where(kink, 0.0, z), kink, failed)
+
+
+def _logits_of(model: Model, candidate: _Candidate, u: Float[Array, " n"]) -> Float[Array, " m"]:
+    """Logits from pre-activations in which kinks are 0."""
+    if not model.is_deep:
+        return logits(model, candidate.z, u, candidate.weights)
+    _, out = upper_layers(model, candidate.weights)
+    return out @ activation(model, candidate.z[-1])
+
+
 def certify_at(
     model: Model,
     weights: Float[Array, "n r"],
@@ -233,56 +241,53 @@ def certify_at(
     delta: Float[Array, ""] | None = None,
 ) -> Certificate:
     """The certificate at one kink tolerance; with a budget for delta, the least epsilon within."""
-    lengths = jnp.linalg.norm(x, axis=1)
     rounding = jnp.finfo(weights.dtype).eps
-    # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
-    scale = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u))
-    z = preactivations(weights, x)
-    if model.has_kinks:
-        reach = jnp.maximum(kink_tol * scale * lengths, rounding_reach(weights, u, x))
-        kink = (kink_tol >= 0) & retain & (jnp.abs(z) <= reach) & (u[:, None] != 0)
-        snapped = snap(weights, x, kink)
-    else:
-        kink = jnp.zeros(z.shape, bool)
-        snapped = weights
-    z = preactivations(snapped, x)
-    left_over = jnp.where(kink, jnp.abs(z), 0.0)
-    snap_failed = jnp.any(left_over > _SNAP_ERROR * rounding * scale * lengths)
-    if model.has_kinks:
-        # A neuron of which snapping leaves nothing is at a kink of all other samples too.
-        gone = jnp.abs(z) <= rounding_reach(snapped, u, x)
-        kink |= gone & (kink_tol >= 0) & retain & (u[:, None] != 0)
-    z = jnp.where(kink, 0.0, z)
-
-    margins = y * logits(model, z, u)
+    candidate = _snapped(model, weights, u, x, retain, kink_tol)
+    snapped, kink = candidate.weights, candidate.kink
+    margins = y * _logits_of(model, candidate, u)
     least = jnp.min(jnp.where(retain, margins, jnp.inf))
     # A margin of rounding separates nothing: its sign is chance.
-    noise = _MARGIN_UNITS * rounding * jnp.linalg.norm(snapped) * jnp.linalg.norm(u)
-    noise = noise * jnp.max(jnp.where(retain, lengths, 0.0))
-    separated = (least > noise) & jnp.isfinite(least) & ~snap_failed
+    lengths = jnp.where(retain, jnp.linalg.norm(x, axis=1), 0.0)
+    noise = _MARGIN_UNITS * rounding * jnp.max(largest_logits(model, snapped, u, lengths))
+    separated = (least > noise) & jnp.isfinite(least) & ~candidate.snap_failed
     norm = jnp.where(separated, least, 1.0)
-    theta = snapped / norm ** (1.0 / model.homogeneity)
+    shrink = norm ** (-1.0 / model.homogeneity)
+    theta = snapped * shrink
     margins = margins / norm
 
-    slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
-    signed = y[:, None] * x
-    solution = _multipliers(model, theta, u, signed, slope, kink, retain, margins, separated, delta)
-    residual = theta - (u[:, None] * solution.coefficients) @ signed
-    slack = jnp.where(retain, solution.multipliers * (margins - 1), -jnp.inf)
+    ceiling = None if delta is None else _ceiling(model, theta, margins, delta)
+    if model.is_deep:
+        factor = shrink ** jnp.arange(1.0, model.hidden + 1)
+        layers = Layers(theta, candidate.z * factor[:, None, None], kink, jnp.zeros_like(least))
+        found = solve_layers(model, layers, x, y, retain, separated, ceiling)
+        multipliers, gap = found.multipliers, found.gap
+        coefficients = multipliers * found.slopes
+        fitted = weighted_gradient(model, theta, x, multipliers * y, layers.z, found.slopes)
+    else:
+        # Squared ReLU's slopes are as large as its pre-activations.
+        z = candidate.z * shrink if model.power > 1 else candidate.z
+        slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
+        signed = y[:, None] * x
+        point = _multipliers(
+            model, theta, u, signed, slope, kink, retain, margins, separated, ceiling
+        )
+        multipliers, gap, coefficients = point.multipliers, point.gap, point.coefficients
+        fitted = (u[:, None] * coefficients) @ signed
+    slack = jnp.where(retain, multipliers * (margins - 1), -jnp.inf)
 
     def valid(value):
         return jnp.where(separated, value, jnp.nan)
 
     return Certificate(
-        epsilon=valid(jnp.linalg.norm(residual)),
+        epsilon=valid(jnp.linalg.norm(theta - fitted)),
         delta=valid(jnp.max(slack)),
         tau=valid(one_minus_cosine(weights, snapped)),
-        multipliers=valid(solution.multipliers),
-        coefficients=valid(solution.coefficients),
+        multipliers=valid(multipliers),
+        coefficients=valid(coefficients),
         kink_pairs=kink.sum(),
         separated=separated,
         kink_tol=jnp.maximum(kink_tol, 0.0),
-        gap=valid(solution.gap),
+        gap=valid(gap),
         weights=valid(theta),
         margins=valid(margins),
     )

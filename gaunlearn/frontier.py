@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.certificate import Certificate, certify_at, one_minus_cosine, snap
+from gaunlearn.certificate import Certificate, certify_at, one_minus_cosine
 from gaunlearn.models import Model, clean_preactivations
+from gaunlearn.snapping import snap
 
 __all__ = ["Path", "bounded_triples", "least_epsilons", "path_to", "point_on", "position_within"]
 
@@ -54,9 +55,11 @@ def path_to(
     retain: Bool[Array, " m"],
     end: Float[Array, "n r"],
 ) -> Path:
-    """The path from ``weights`` to ``end``; NaN if ``end`` is."""
+    """The path from ``weights`` to ``end``; NaN if ``end`` is. Kinks of deep networks are no linear
+    subspace: there it starts at ``weights`` itself.
+    """
     start = weights
-    if model.has_kinks:
+    if model.has_kinks and not model.is_deep:
         kink = (clean_preactivations(end, u, x) == 0) & retain & (u[:, None] != 0)
         start = snap(weights, x, kink)
     start_unit, end_unit = start / jnp.linalg.norm(start), end / jnp.linalg.norm(end)

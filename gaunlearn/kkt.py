@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.cone import ConePoint, gershgorin, inner, minimise_over_cone, ratio
+from gaunlearn.cone import ConePoint, Operator, gershgorin, inner, minimise_over_cone, ratio
 
-__all__ = ["solve_multipliers"]
+__all__ = ["minimise_residual", "solve_multipliers"]
 
 # epsilon / ||theta|| below which a duality gap of rounding does not settle its digits.
 _SMALL_RESIDUAL = 1e-5
@@ -58,6 +58,43 @@ def solve_multipliers(
         The minimiser. Where it is not unique (linearly dependent gradients), epsilon still is.
         Its gap is (primal - dual) / (||theta||^2 / 2): no other point of the cone has a squared
         residual smaller by more than gap * ||theta||^2.
+    """
+    used = ((slope > 0) | kink).any(0)
+    return minimise_residual(
+        lambda a: a @ gram,
+        gershgorin(gram, used),
+        targets,
+        weights,
+        slope,
+        kink,
+        squared_norm,
+        leak,
+        needed,
+        ceiling,
+    )
+
+
+def minimise_residual(
+    operator: Operator,
+    curvature: Float[Array, ""],
+    targets: Float[Array, "n m"],
+    weights: Float[Array, " n"],
+    slope: Float[Array, "n m"],
+    kink: Bool[Array, "n m"],
+    squared_norm: Float[Array, ""],
+    leak: float = 0.0,
+    needed: bool | Bool[Array, ""] = True,
+    ceiling: Float[Array, " m"] | None = None,
+) -> ConePoint:
+    """``solve_multipliers`` for gradients of any structure.
+
+    Args:
+        operator: A, with <c, A c> = ||sum c_ji g_ji||^2 over the gradients g_ji that the pairs'
+            coefficients multiply, in ``cone``'s inner product.
+        curvature: an upper bound on its eigenvalues.
+        targets: T, with <T, c> = <theta, sum c_ji g_ji>; 0 at kinks.
+
+    Other arguments as of ``solve_multipliers``.
     """
     tiny = jnp.finfo(targets.dtype).tiny
     used = ((slope > 0) | kink).any(0)
@@ -97,8 +134,8 @@ def solve_multipliers(
         return gap, squared_residual < _SMALL_RESIDUAL**2 * squared_norm
 
     return minimise_over_cone(
-        lambda a: a @ gram,
-        gershgorin(gram, used),
+        operator,
+        curvature,
         targets,
         weights,
         slope,

@@ -49,8 +49,8 @@ from gaunlearn.models import (
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
 # What Limit.status indexes.
-STATUSES = ("converged", "fallback", "infeasible", "stalled", "undefined")
-_CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED, _UNDEFINED = range(5)
+STATUSES = ("converged", "fallback", "infeasible", "stalled", "undefined", "unsupported")
+_CONVERGED, _FALLBACK, _INFEASIBLE, _STALLED, _UNDEFINED, _UNSUPPORTED = range(6)
 
 # Trained pre-activations within this of zero, relative to the network's scale, start as kinks.
 _START_TOL = 1e-2
@@ -87,7 +87,8 @@ class Limit(NamedTuple):
             convergent method was needed; ``infeasible``: no weights with these same-sign slopes
             have a margin above 1e-7 of the largest that a network of their norm can have (3e-3 in
             float32); ``stalled``: no solution to rounding was found; ``undefined``: the weights
-            were not finite. In the last three cases all numbers are NaN.
+            were not finite; ``unsupported``: the model is not homogeneous of degree 1, and with the
+            slopes frozen its problem is not convex. In the last four cases all numbers are NaN.
         iterations: iterations of the active set.
         pattern_changes: same-sign pairs that were released or taken in.
     """
@@ -339,6 +340,25 @@ def _implied(signed: Float[Array, "m r"], same_kind: Bool[Array, "m m"]) -> Bool
     return jnp.any(jax.lax.map(implied_by, (jnp.arange(m), signed, same_kind)), axis=0)
 
 
+def _unsupported(model: Model, weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Limit:
+    """What there is to say of a model without a solver."""
+    (m, _), (n, _) = x.shape, weights.shape
+    none, nothing = jnp.full((), jnp.nan, weights.dtype), jnp.asarray(0)
+    layers = (model.hidden,) if model.is_deep else ()
+    return Limit(
+        weights=jnp.full_like(weights, jnp.nan),
+        multipliers=jnp.full(m, jnp.nan, weights.dtype),
+        coefficients=jnp.full((*layers, n, m), jnp.nan, weights.dtype),
+        margins=jnp.full(m, jnp.nan, weights.dtype),
+        epsilon=none,
+        delta=none,
+        kink_pairs=nothing,
+        status=jnp.asarray(_UNSUPPORTED),
+        iterations=nothing,
+        pattern_changes=nothing,
+    )
+
+
 def find_limit(
     model: Model,
     weights: Float[Array, "n r"],
@@ -357,6 +377,8 @@ def find_limit(
     Columns in which ``x`` is zero are zero in the limit: there W stays bounded while the rest
     grows.
     """
+    if not model.has_limit:
+        return _unsupported(model, weights, x)
     rounding = jnp.finfo(weights.dtype).eps
     signed = jnp.where(retain, y, 0.0)[:, None] * x
     lengths = jnp.linalg.norm(signed, axis=1)

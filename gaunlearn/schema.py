@@ -23,17 +23,18 @@ SCHEMA_VERSION = 6
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
-_NO_LIMIT = "limit_status{} is infeasible, stalled or undefined"
+_NO_LIMIT = "limit_status{} is infeasible, stalled, undefined or unsupported"
 _STATUS = (
     "how the limit of {} was solved for: converged (active set), fallback (convergent method), "
     "infeasible (no weights with these same-sign slopes have a margin), stalled, undefined (no "
-    "weights to start from)"
+    "weights to start from), unsupported (there is no solver for models of homogeneity above 1)"
 )
 _NO_END = "train_end is limit, and that limit could not be solved for"
 _NOT_RETRAINED = "the retrained model does not separate the retain set"
 _NO_TEST = "there are no fresh samples"
 _NO_BOUND = (
-    "method is not ascent, a retained sign flipped or the interference is 1 or more, or "
+    "method is not ascent, the model's homogeneity is above 1, a retained sign flipped or the "
+    "interference is 1 or more, or "
     f"{_NOT_TRAINED}"
 )
 
@@ -175,9 +176,22 @@ PARAMETERS: tuple[Column, ...] = (
         f"not given, or {_OTHER}",
     ),
     Column("model_kind", "string", "architecture", "a kind of [model]"),
-    Column("n", "int64", "neurons", "1 or more", _OTHER_MODEL),
+    Column("n", "int64", "neurons of each hidden layer", "1 or more", _OTHER_MODEL),
+    Column("depth", "int64", "trained layers of a deep network", "2 to 8", _OTHER_MODEL),
     Column("leak", "float64", "slope of the activation below 0", "0 to 1", _OTHER_MODEL),
-    Column("init_scale", "float64", "norm of a neuron's initial weights (root mean square)", "> 0"),
+    Column(
+        "init_scale",
+        "float64",
+        "norm of a first-layer neuron's initial weights (root mean square)",
+        "> 0",
+    ),
+    Column(
+        "upper_scale",
+        "float64",
+        "what multiplies a deep network's initial weights above the first layer",
+        "> 0",
+        _OTHER_MODEL,
+    ),
     Column("train_end", "string", "how training and retraining end", "descent or limit"),
     Column("optimizer", "string", "what takes the steps", "normalized_gd or gd"),
     Column("loss", "string", "loss summed over samples", "logistic or exponential"),
@@ -216,7 +230,13 @@ RESULTS: tuple[Column, ...] = (
     ),
     Column("psi", "float64", "max | ||x_i||^2 - 1 |", "0 or more"),
     Column("phi", "float64", "max |<x_i, x_k>| over pairs of samples", "0 or more"),
-    Column("eps_d", "float64", "4 m n phi (two_layer_relu), 4 m phi (linear)", "0 or more"),
+    Column(
+        "eps_d",
+        "float64",
+        "4 m n phi (two-layer ReLU and leaky ReLU), 4 m phi (linear)",
+        "0 or more",
+        "model_kind is another",
+    ),
     Column(
         "separated_train",
         "bool",
@@ -244,7 +264,8 @@ RESULTS: tuple[Column, ...] = (
     Column(
         "settled_train",
         "bool",
-        "whether no same-sign pair changed its sign during the last half of the training steps",
+        "whether no same-sign pair (of deep networks, no pair of the first layer) changed its sign "
+        "during the last half of the training steps",
         "bool",
     ),
     Column(
@@ -254,7 +275,7 @@ RESULTS: tuple[Column, ...] = (
         "0 to 2",
         _NO_LIMIT.format(""),
     ),
-    Column("limit_status", "string", _STATUS.format("training"), "one of five words"),
+    Column("limit_status", "string", _STATUS.format("training"), "one of six words"),
     Column(
         "lambda_forget",
         "float64",
@@ -345,7 +366,7 @@ RESULTS: tuple[Column, ...] = (
         "limit_status_unlearned",
         "string",
         _STATUS.format("further training of the unlearned model on the retain set"),
-        "one of five words",
+        "one of six words",
     ),
     Column(
         "sign_flips",
@@ -410,7 +431,7 @@ RESULTS: tuple[Column, ...] = (
         "0 to 2",
         _NO_LIMIT.format("_retrain"),
     ),
-    Column("limit_status_retrain", "string", _STATUS.format("retraining"), "one of five words"),
+    Column("limit_status_retrain", "string", _STATUS.format("retraining"), "one of six words"),
     *_generalisation("original", _NO_END),
     *_generalisation("unlearned", _NOT_TRAINED),
     *_generalisation("retrained", _NO_END),

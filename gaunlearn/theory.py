@@ -6,7 +6,16 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.models import Model, clean_preactivations, logits, neuron_count, slopes
+from gaunlearn.models import (
+    Model,
+    active_pairs,
+    clean_preactivations,
+    logits,
+    neuron_count,
+    parameter_gradient,
+    preactivations,
+    slopes,
+)
 
 __all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
 
@@ -17,7 +26,7 @@ class DataConditions(NamedTuple):
     Attributes:
         psi: max_i | ||x_i||^2 - 1 |.
         phi: max_{i != k} |<x_i, x_k>|.
-        eps_d: 4 m n phi for two_layer_relu, 4 m phi for linear.
+        eps_d: 4 m n phi for two-layer (leaky) ReLU, 4 m phi for linear; NaN for all others.
     """
 
     psi: Float[Array, ""]
@@ -34,7 +43,9 @@ def data_conditions(
     diagonal = jnp.eye(x.shape[0], dtype=bool)
     psi = jnp.max(jnp.where(present, jnp.abs(jnp.diagonal(gram) - 1), 0.0))
     phi = jnp.max(jnp.where(diagonal, 0.0, jnp.abs(gram)))
-    return DataConditions(psi, phi, 4 * m * n * phi if model.has_kinks else 4 * m * phi)
+    units = m if model.is_linear else m * n
+    eps_d = 4 * units * phi if model.homogeneity == 1 else jnp.full_like(phi, jnp.nan)
+    return DataConditions(psi, phi, eps_d)
 
 
 class AscentBound(NamedTuple):
@@ -89,7 +100,11 @@ def ascent_bound(
         multipliers: its dual variables.
         coefficients: c_ji that defined the ascent step.
         forget, retain: the two parts of the training set.
+
+    For models of higher homogeneity there is no bound, and what is measured is measured.
     """
+    if model.homogeneity > 1:
+        return _measured(model, theta, theta_hat, multipliers, u, x, y, retain)
     signed = y[:, None] * x
     z = clean_preactivations(theta, u, x)
     derivative = slopes(model, z)
@@ -110,12 +125,12 @@ def ascent_bound(
     lam_retain = jnp.where(retain, multipliers, 0.0)
     lam_forget = jnp.where(retain, 0.0, multipliers)
     change = gradient_sum(derivative, lam_forget) - (theta - theta_hat)
-    q = y * logits(model, z, u)
+    q = y * logits(model, z, u, theta)
     delta_start = jnp.max(jnp.where(retain, multipliers * (q - 1), -jnp.inf))
     holds = (sign_flips == 0) & (s < 1)
     room = jnp.where(holds, 1 - s, jnp.nan)
 
-    q_hat = y * logits(model, z_hat, u)
+    q_hat = y * logits(model, z_hat, u, theta_hat)
     least = jnp.min(jnp.where(retain, q_hat, jnp.inf))
     gamma = jnp.where(least > 0, least, jnp.nan)
     residual = theta_hat - gradient_sum(derivative_after, lam_retain)
@@ -126,4 +141,37 @@ def ascent_bound(
         sign_flips=jnp.where(jnp.isfinite(least), sign_flips, jnp.nan),
         bound_epsilon=(jnp.linalg.norm(start) + jnp.linalg.norm(change)) / room,
         bound_delta=(delta_start + 2 * jnp.max(lam_retain) * s) / room**2,
+    )
+
+
+def _measured(
+    model: Model,
+    theta: Float[Array, "n r"],
+    theta_hat: Float[Array, "n r"],
+    multipliers: Float[Array, " m"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    y: Float[Array, " m"],
+    retain: Bool[Array, " m"],
+) -> AscentBound:
+    """The triple of the trained model's multipliers, without a bound.
+
+    Gradients are homogeneous of degree L - 1: with theta^ at least margin gamma, multipliers lambda
+    of theta^ = sum lambda_i y_i h_i are lambda gamma^((L - 2) / L) at least margin 1.
+    """
+    flips = active_pairs(model, theta, u, x) != active_pairs(model, theta_hat, u, x)
+    q = y * logits(model, preactivations(theta_hat, x), u, theta_hat)
+    least = jnp.min(jnp.where(retain, q, jnp.inf))
+    gamma = jnp.where(least > 0, least, jnp.nan)
+    degree = model.homogeneity
+    scaled = theta_hat * gamma ** (-1 / degree)
+    lam = jnp.where(retain, multipliers, 0.0) * gamma ** ((degree - 2) / degree)
+    residual = scaled - parameter_gradient(model, scaled, u, x, lam * y)
+    none = jnp.full_like(gamma, jnp.nan)
+    return AscentBound(
+        epsilon=jnp.linalg.norm(residual),
+        delta=jnp.max(jnp.where(retain, lam * (q / gamma - 1), -jnp.inf)),
+        sign_flips=jnp.where(jnp.isfinite(least), jnp.sum(flips & retain), jnp.nan),
+        bound_epsilon=none,
+        bound_delta=none,
     )

@@ -3,7 +3,8 @@
 The gradient that enters optax is always that of log L, which stays of order 1; plain gradient
 descent is that gradient times L (``scale_by_loss``), loss-normalised descent is it unchanged
 (step / L, the choice that reaches the limit direction in a usable time; LL section 5 does the
-same by a loss-based learning rate).
+same by a loss-based learning rate). Where the model is homogeneous of a higher degree, the gradient
+of log L grows with the weights; normalised descent bounds what a step gains (``bounded_gain``).
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ __all__ = [
     "DescentState",
     "Trained",
     "TrainingConfig",
+    "bounded_gain",
     "margins",
     "scale_by_loss",
 ]
@@ -103,9 +105,40 @@ def scale_by_loss() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformationExtraArgs]] = {
-    "gd": lambda step_size: optax.chain(scale_by_loss(), optax.sgd(step_size)),
-    "normalized_gd": lambda step_size: optax.with_extra_args_support(optax.sgd(step_size)),
+def bounded_gain(homogeneity: int, gradient: Array) -> Array:
+    """The gradient of log L, divided by its squared norm where that is above 1 and the model is
+    homogeneous of a degree above 1: a step then lowers log L by at most the step size, to first
+    order, as it does for degree 1 and samples of norm 1.
+    """
+    if homogeneity == 1:
+        return gradient
+    return gradient / jnp.maximum(1.0, jnp.sum(gradient**2))
+
+
+def bound_gain(homogeneity: int) -> optax.GradientTransformation:
+    """``bounded_gain`` of every gradient."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda g: bounded_gain(homogeneity, g), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _gd(step_size: Any, homogeneity: int) -> optax.GradientTransformationExtraArgs:
+    del homogeneity
+    return optax.chain(scale_by_loss(), optax.sgd(step_size))
+
+
+def _normalized_gd(step_size: Any, homogeneity: int) -> optax.GradientTransformationExtraArgs:
+    steps = optax.chain(bound_gain(homogeneity), optax.sgd(step_size))
+    return optax.with_extra_args_support(steps)
+
+
+# Of a step size and the model's homogeneity.
+OPTIMIZERS: dict[str, Callable[[Any, int], optax.GradientTransformationExtraArgs]] = {
+    "gd": _gd,
+    "normalized_gd": _normalized_gd,
 }
 
 
@@ -117,7 +150,7 @@ def margins(
     y: Float[Array, " m"],
 ) -> Float[Array, " m"]:
     """q_i = y_i N(x_i; W)."""
-    return y * logits(model, preactivations(weights, x), u)
+    return y * logits(model, preactivations(weights, x), u, weights)
 
 
 class Descent:
@@ -129,7 +162,8 @@ class Descent:
 
     Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
     gradient: with the Gram matrix, a step on C costs one product where one on W costs two. For
-    m > 2 r steps are taken on W. The derivative of ReLU at 0 is taken to be 0.
+    m > 2 r steps are taken on W, and so they are for models of higher homogeneity. The derivative
+    of ReLU at 0 is taken to be 0.
 
     Args:
         epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
@@ -155,7 +189,7 @@ class Descent:
         self.model, self.config, self.epsilon_of = model, config, epsilon_of
         self.weights, self.u, self.x, self.y, self.keep = weights, u, x, y, keep
         m, r = x.shape
-        self.in_gram = m <= 2 * r
+        self.in_gram = m <= 2 * r and model.homogeneity == 1
 
     def _weights_of(self, parameters: Array) -> Float[Array, "n r"]:
         return self.weights + parameters @ self.x if self.in_gram else parameters
@@ -165,8 +199,9 @@ class Descent:
         return log_total_loss(self.config.loss, q, self.keep)
 
     def _signs(self, weights: Float[Array, "n r"]) -> Bool[Array, "n m"]:
-        # For the linear model nothing can change.
-        same_sign = self.keep & (self.y * self.u[:, None] > 0) & self.model.has_kinks
+        # For the linear model nothing can change; a deep network's first layer has no output sign.
+        same_sign = self.keep & ((self.y * self.u[:, None] > 0) | self.model.is_deep)
+        same_sign &= not self.model.is_linear
         return (preactivations(weights, self.x) > 0) & same_sign
 
     def _target_met(
@@ -185,7 +220,7 @@ class Descent:
         shape = (len(self.u), self.x.shape[0])
         dtype = self.weights.dtype
         parameters = jnp.zeros(shape, dtype) if self.in_gram else self.weights
-        optimizer = OPTIMIZERS[self.config.optimizer](0.0)
+        optimizer = OPTIMIZERS[self.config.optimizer](0.0, self.model.homogeneity)
         nothing = jnp.asarray(0)
         met = self._target_met(self.weights, self._log_loss(self.weights), jnp.asarray(False))
         return DescentState(
@@ -213,12 +248,18 @@ class Descent:
             parameters, optimizer_state = carry
             # A round is as long for every lane of a batch; those near their end stand still.
             size = jnp.where(place < count, config.step_size, 0.0).astype(x.dtype)
-            optimizer = OPTIMIZERS[config.optimizer](size)
+            optimizer = OPTIMIZERS[config.optimizer](size, self.model.homogeneity)
+
+            def outputs_of(z, weights):
+                return logits(self.model, z, self.u, weights)
+
             z = first_z + parameters @ features
-            outputs, pullback = jax.vjp(lambda z: logits(self.model, z, self.u), z)
+            outputs, pullback = jax.vjp(outputs_of, z, parameters)
             slopes, log_loss = relative_slopes(config.loss, y * outputs, self.keep)
-            (gradient,) = pullback(-slopes * y)
+            gradient, of_upper_layers = pullback(-slopes * y)
             gradient = gradient if self.in_gram else gradient @ x
+            if self.model.is_deep:
+                gradient += of_upper_layers
             updates, optimizer_state = optimizer.update(
                 gradient, optimizer_state, parameters, log_loss=log_loss
             )

@@ -18,7 +18,7 @@ from gaunlearn.frontier import least_epsilons
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
 from gaunlearn.metrics import accuracy, disagreement, membership
-from gaunlearn.models import Model, logits, preactivations
+from gaunlearn.models import Model, largest_logits, logits, preactivations, upper_columns
 from gaunlearn.schema import BUDGETS, name_of_budget
 from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
@@ -133,13 +133,23 @@ def _certify(
     )
 
 
-def _split(
-    problem: Problem, start: Int[Array, ""]
-) -> tuple[Float[Array, "n r"], Float[Array, "n k"]]:
-    """Initial weights inside and outside the samples' span."""
-    initial = problem.initial_weights[start]
-    r = problem.x.shape[1] - problem.initial_weights.shape[0]
-    return initial[:, :r], initial[:, r:]
+def _outside(problem: Problem, model: Model) -> slice:
+    """The columns of what lies outside the samples' span, behind those inside it; behind them stand
+    the layers above the first.
+    """
+    k, n, width = problem.initial_weights.shape
+    end = width - upper_columns(model, n)
+    return slice(end - k, end)
+
+
+def _without(matrix: Float[Array, "n r"], columns: slice) -> Float[Array, "n s"]:
+    return jnp.concatenate([matrix[:, : columns.start], matrix[:, columns.stop :]], axis=1)
+
+
+def _with(
+    matrix: Float[Array, "n s"], columns: slice, put: Float[Array, "n k"]
+) -> Float[Array, "n r"]:
+    return jnp.concatenate([matrix[:, : columns.start], put, matrix[:, columns.start :]], axis=1)
 
 
 def descent_of(
@@ -153,10 +163,10 @@ def descent_of(
 
     The coordinates outside the samples' span never change, so descent leaves them out.
     """
-    inside, outside = _split(problem, start)
+    initial, outside = problem.initial_weights[start], _outside(problem, setup.model)
 
     def epsilon_of(weights):
-        whole = jnp.concatenate([weights, outside], axis=1)
+        whole = _with(weights, outside, initial[:, outside])
         return _certify(setup, settings, problem, whole, keep).epsilon
 
     return Descent(
@@ -171,9 +181,9 @@ def descent_of(
             check_every=setup.check_every,
             until_settled=setup.to_limit,
         ),
-        inside,
+        _without(initial, outside),
         problem.u,
-        problem.x[:, : inside.shape[1]],
+        _without(problem.x, outside),
         problem.y,
         keep,
         epsilon_of if setup.to_epsilon else None,
@@ -191,8 +201,8 @@ def finish_training(
 
     In the limit those coordinates are zero: they stay as they are while the others grow.
     """
-    _, outside = _split(problem, start)
-    ended = jnp.concatenate([trained.weights, outside], axis=1)
+    outside = _outside(problem, setup.model)
+    ended = _with(trained.weights, outside, problem.initial_weights[start][:, outside])
     limit = find_limit(setup.model, ended, problem.u, problem.x, problem.y, keep)
     margins_at_end = margins(setup.model, ended, problem.u, problem.x, problem.y)
     return TrainedModel(
@@ -236,6 +246,7 @@ def certify_stage(
 
 
 def _without_noise(
+    model: Model,
     problem: Problem,
     weights: Float[Array, "n r+k"],
     x: Float[Array, "t r+k"],
@@ -244,12 +255,16 @@ def _without_noise(
     """Logits or margins, 0 where they are rounding: neurons that unlearning takes to zero leave
     some, and its sign is nobody's class.
     """
-    scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * jnp.linalg.norm(x, axis=1)
+    lengths = jnp.linalg.norm(x, axis=1)
+    if model.homogeneity == 1:
+        scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * lengths
+    else:
+        scale = largest_logits(model, weights, problem.u, lengths)
     noise = _ZERO_UNITS * jnp.finfo(outputs.dtype).eps * scale
     return jnp.where(jnp.abs(outputs) <= noise, 0.0, outputs)
 
 
-def _shares(problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " k"]:
+def _shares(model: Model, problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " k"]:
     """How many times each initialisation's part outside the samples' span is in some weights.
 
     Training leaves it as it is, limits have none of it, methods may shrink it. All weights here
@@ -257,9 +272,9 @@ def _shares(problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " 
     """
     initial = problem.initial_weights
     k = initial.shape[0]
-    r = problem.x.shape[1] - k
-    parts = initial[:, :, r:].reshape(k, -1)
-    rest = weights[:, r:].ravel()
+    outside = _outside(problem, model)
+    parts = initial[:, :, outside].reshape(k, -1)
+    rest = weights[:, outside].ravel()
     directions: list[Array] = []
     along, lengths = [], []
     for part in parts:
@@ -285,8 +300,9 @@ def fresh_logits(
 ) -> Float[Array, " t"]:
     """Logits on the test set, what weights have outside the samples' span among it."""
     z = preactivations(weights, problem.x_test)
-    z = z + jnp.tensordot(_shares(problem, weights), problem.test_offset, 1)
-    return _without_noise(problem, weights, problem.x_test, logits(model, z, problem.u))
+    z = z + jnp.tensordot(_shares(model, problem, weights), problem.test_offset, 1)
+    outputs = logits(model, z, problem.u, weights)
+    return _without_noise(model, problem, weights, problem.x_test, outputs)
 
 
 def _mean(values: Float[Array, " m"], where: Bool[Array, " m"]) -> Float[Array, ""]:
@@ -308,7 +324,7 @@ def _generalisation(
         fresh: ``fresh_logits`` of the weights.
     """
     q = margins(setup.model, weights, problem.u, problem.x, problem.y)
-    q = _without_noise(problem, weights, problem.x, q)
+    q = _without_noise(setup.model, problem, weights, problem.x, q)
     least = jnp.min(jnp.where(problem.present & ~forget, q, jnp.inf))
     margin = _mean(q, forget)
     found = {"margin_forget": margin / jnp.where(least > 0, least, jnp.nan)}

@@ -63,7 +63,8 @@ class Problem(NamedTuple):
         x_test: fresh samples in the same coordinates; the last k columns are zero.
         y_test: their labels.
         initial_weights: one ``(n, r + k)`` matrix for each of k initialisations. Column r + a
-            holds what lies outside the samples' span, which training never changes.
+            holds what lies outside the samples' span, which training never changes. Deep networks
+            have further columns for the layers above the first (see ``models``).
         test_offset: what the part of W(0) outside the span adds to each test pre-activation.
     """
 

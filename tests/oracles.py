@@ -22,6 +22,7 @@ __all__ = [
     "plain_descent",
     "sample_in_d_dimensions",
     "snap_rows",
+    "trained_output_epsilon_by_cvxpy",
 ]
 
 
@@ -100,6 +101,24 @@ def bounded_epsilon_by_cvxpy(theta, u, x, y, active, kink, ceiling, leak=0.0):
     problem = cp.Problem(cp.Minimize(cp.sum_squares(residual)), constraints)
     problem.solve(solver="CLARABEL")
     return float(np.linalg.norm(residual.value))
+
+
+def trained_output_epsilon_by_cvxpy(W, out, x, y, kink):
+    """The least residual of a two-layer ReLU network whose output weights are trained too."""
+    z = np.where(kink, 0.0, W @ x.T)
+    lam, c = cp.Variable(len(x), nonneg=True), cp.Variable(z.shape)
+    tied = np.ones((len(W), 1)) @ cp.reshape(lam, (1, len(x)), order="C")
+    constraints = [
+        c >= 0,
+        c <= tied,
+        cp.multiply(z > 0, c - tied) == 0,
+        cp.multiply(z < 0, c) == 0,
+    ]
+    first = W - np.diag(out) @ c @ (y[:, None] * x)
+    second = out - np.maximum(z, 0) @ cp.multiply(y, lam)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(first) + cp.sum_squares(second)), constraints)
+    problem.solve(solver="CLARABEL")
+    return float(np.sqrt(problem.value))
 
 
 def epsilon_by_generators(theta, u, x, y, active, kink):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gaunlearn.types import Coordinates, Dataset
 
-__all__ = ["draw", "initial_weights", "law_of", "power_law", "triangular_rows"]
+__all__ = ["draw", "initial_upper", "initial_weights", "law_of", "power_law", "triangular_rows"]
 
 Scalar = float | Float[Array, ""] | Int[Array, ""]
 
@@ -279,3 +279,32 @@ def initial_weights(
 
     weights = scale / jnp.sqrt(d) * jax.vmap(one)(keys, frame)
     return jnp.where((jnp.arange(neurons) < n)[:, None], weights, 0.0)
+
+
+def initial_upper(
+    keys: Array, neurons: int, layers: int, n: Scalar, scale: Scalar
+) -> Float[Array, "k n e"]:
+    """The layers above the first of k initialisations, as columns behind W(0)'s (see ``models``).
+
+    Entries of hidden layers are N(0, 2 / n), so that ReLU layers keep their scale (He et al. 2015,
+    *Delving deep into rectifiers*), output weights N(0, 1 / n), all times ``scale``.
+
+    Args:
+        keys: one for each initialisation, as for ``initial_weights``.
+        neurons: room for them; rows and columns from the n-th on are 0.
+        layers: hidden layers above the first.
+        n, scale: possibly traced.
+    """
+    exists = (jnp.arange(neurons) < n)[:, None]
+    width = jnp.asarray(n, float)
+
+    def one(key):
+        each = []
+        for number in range(layers):
+            drawn = _normal(jax.random.fold_in(key, number + 1), neurons, neurons)
+            each.append(jnp.where(exists & exists.T, jnp.sqrt(2 / width) * drawn, 0.0))
+        out = _normal(jax.random.fold_in(key, layers + 1), neurons, 1)
+        each.append(jnp.where(exists, out / jnp.sqrt(width), 0.0))
+        return scale * jnp.concatenate(each, axis=1)
+
+    return jax.vmap(one)(keys)

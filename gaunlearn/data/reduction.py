@@ -80,7 +80,10 @@ def _triangular(columns: Float[Array, "k n p"]) -> Float[Array, "k n k"]:
 
 
 def reduce_problem(
-    given: Coordinates, weights: Float[Array, "k n p+k"], u: Float[Array, " n"]
+    given: Coordinates,
+    weights: Float[Array, "k n p+k"],
+    u: Float[Array, " n"],
+    upper: Float[Array, "k n e"],
 ) -> Problem:
     """Keep the coordinates of the training samples' span; fold all others into k columns.
 
@@ -88,12 +91,13 @@ def reduce_problem(
         given: samples with p coordinates, training samples zero from the ``span``-th on.
         weights: initial weights in these coordinates and k more, in which all samples are zero.
         u: output weights.
+        upper: columns of the layers above the first; none (e = 0) but of deep networks.
     """
     data, r = given.data, given.span
     k, p = weights.shape[0], data.x.shape[1]
 
     def pad(coordinates):
-        return jnp.pad(coordinates[:, :r], ((0, 0), (0, k)))
+        return jnp.pad(coordinates[:, :r], ((0, 0), (0, k + upper.shape[2])))
 
     return Problem(
         x=pad(data.x),
@@ -103,7 +107,7 @@ def reduce_problem(
         x_test=pad(data.x_test),
         y_test=jnp.asarray(data.y_test),
         initial_weights=jnp.concatenate(
-            [weights[:, :, :r], _triangular(weights[:, :, r:])], axis=2
+            [weights[:, :, :r], _triangular(weights[:, :, r:]), upper], axis=2
         ),
         test_offset=weights[:, :, r:p] @ data.x_test[:, r:].T,
     )

@@ -19,6 +19,7 @@ from gaunlearn.sweep.expressions import Expression, ExpressionError
 from gaunlearn.sweep.sections import (
     CHOICES,
     DEFAULT_KIND,
+    HIGHER_DEGREE,
     KIND_KEY,
     SECTIONS,
     WHOLE,
@@ -33,6 +34,8 @@ from gaunlearn.sweep.sections import (
 __all__ = ["FORGET", "INNER", "SEED", "STEP", "Cell", "Grid", "Name"]
 
 Name = tuple[str, str]
+# Methods whose formulas hold for models that are homogeneous of degree 1.
+_OF_DEGREE_ONE = ("newton", "corrected_ascent", "limit_polishing")
 
 SEED, FORGET, STEP = ("sweep", "seed"), ("forget", "index"), ("unlearn", "step_fraction")
 # What tells trials of one cell apart: no parameters of a section. FORGET is the sample's index, or
@@ -354,6 +357,13 @@ class Grid:
 
     def _check_together(self, built: Mapping[str, Any]) -> None:
         """What no section can check by itself."""
+        model, method = built["model"], built["unlearn"].method
+        if model.kind in HIGHER_DEGREE:
+            higher = f"model.kind {model.kind} is homogeneous of a degree above 1"
+            if built["train"].end == "limit":
+                self.fail("train.end = 'limit'", f"{higher}: its limit cannot be solved for")
+            if method in _OF_DEGREE_ONE:
+                self.fail(f"unlearn.method = {method!r}", f"{higher}: the method needs degree 1")
         if built["compute"].dtype != "float32":
             return
         for key in ("max_steps", "check_every"):

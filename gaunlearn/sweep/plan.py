@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gaunlearn.losses import LOSSES
+from gaunlearn.models import upper_columns
 from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import content_digest, digest, training_digest
 from gaunlearn.sweep.problems import data_size, model_of, size_of
 from gaunlearn.sweep.sections import (
     Computing,
+    DeepReluModel,
     Evaluation,
     ForgetRanked,
     Retraining,
@@ -130,13 +132,18 @@ class Family(NamedTuple):
         }
 
     def steps(self) -> float:
-        """Its cost in training steps, if none ends early."""
+        """Its cost in training steps of one hidden layer, if none ends early."""
         trainings = 1 + len(self.retrainings())
         unlearning = sum(
             branch.trials * (_EVALUATION + getattr(branch.unlearn, "steps", 0))
             for branch in self.branches
         )
-        return trainings * (self.train.max_steps + _TRAINING_EXTRA) + unlearning
+        steps = float(trainings * (self.train.max_steps + _TRAINING_EXTRA) + unlearning)
+        if isinstance(self.model, DeepReluModel):
+            # Forward and back through every layer; those between are n wide on both sides.
+            m = getattr(self.data, "m", self.model.n)
+            steps *= 2 + 2 * (self.model.depth - 2) * max(1.0, self.model.n / m)
+        return steps
 
     def contents(self, directory: Path) -> tuple[str, ...]:
         """``identity.content_digest`` of each branch."""
@@ -396,9 +403,11 @@ class Load(NamedTuple):
 
     def memory(self, program: Program) -> float:
         """Bytes that are kept on the devices while it runs, batches apart."""
-        kept = self.lanes * lane_bytes(program.room) + self.rows * weight_bytes(program.room)
+        upper = upper_columns(program.setup.model, program.room.neurons)
+        kept = self.lanes * lane_bytes(program.room, upper)
+        kept += self.rows * weight_bytes(program.room, upper)
         # Arrays have room for a power of two of each.
-        return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test))
+        return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test, upper))
 
 
 class Limits(NamedTuple):

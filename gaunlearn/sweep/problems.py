@@ -10,14 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gaunlearn.data.distributions import draw, initial_weights, law_of, power_law
+from gaunlearn.data.distributions import (
+    draw,
+    initial_upper,
+    initial_weights,
+    law_of,
+    power_law,
+)
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
-from gaunlearn.models import MODELS, Model, leaky_relu, output_weights
+from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
     BundledData,
+    DeepReluModel,
     FileData,
     LeakyReluModel,
     LinearModel,
@@ -39,6 +46,8 @@ def model_of(section: Any) -> Model:
     """The architecture that a [model] section names."""
     if isinstance(section, LeakyReluModel):
         return leaky_relu(section.leak)
+    if isinstance(section, DeepReluModel):
+        return deep_relu(section.depth)
     return MODELS[section.kind]
 
 
@@ -93,8 +102,23 @@ def size_of(data: Any, model: Any, directory: Path) -> Size:
     return Size(m, _neurons(model), span, fresh)
 
 
+def _upper_scale(model: Any) -> np.float64:
+    return np.float64(getattr(model, "upper_scale", 1.0))
+
+
 def _neurons(model: Any) -> int:
     return 1 if isinstance(model, LinearModel) else model.n
+
+
+def _reduced(
+    model: Model, given: Coordinates, weights: Array, keys: Array, n: Any, upper_scale: Any
+) -> Problem:
+    """A problem of n neurons, with the layers above the first if there are any."""
+    k, neurons, _ = weights.shape
+    upper = jnp.zeros((k, neurons, 0))
+    if model.is_deep:
+        upper = initial_upper(keys, neurons, model.hidden - 1, n, upper_scale)
+    return reduce_problem(given, weights, output_weights(model, neurons, n), upper)
 
 
 class _Numbers(NamedTuple):
@@ -106,6 +130,7 @@ class _Numbers(NamedTuple):
     n: Any
     law: dict[str, Any]
     scale: Any
+    upper_scale: Any
 
 
 @partial(jax.jit, static_argnames=("law", "model", "n_test", "room", "batch"))
@@ -126,7 +151,7 @@ def _sampled(
         given = draw(key, law, shape, lane.m, lane.law)
         keys = jax.random.wrap_key_data(lane.init_keys)
         weights = initial_weights(keys, room.neurons, given, lane.n, lane.law["d"], lane.scale)
-        return reduce_problem(given, weights, output_weights(model, room.neurons, lane.n))
+        return _reduced(model, given, weights, keys, lane.n, lane.upper_scale)
 
     return map_lanes(one, numbers, count, batch)
 
@@ -143,10 +168,12 @@ def _given(
     n: Array,
     d: Array,
     scale: Array,
+    upper_scale: Array,
 ) -> Problem:
     given = Coordinates(data, span, present, exists)
-    weights = initial_weights(jax.random.wrap_key_data(keys), neurons, given, n, d, scale)
-    return reduce_problem(given, weights, output_weights(model, neurons, n))
+    init_keys = jax.random.wrap_key_data(keys)
+    weights = initial_weights(init_keys, neurons, given, n, d, scale)
+    return _reduced(model, given, weights, init_keys, n, upper_scale)
 
 
 def _init_keys(model: Any, seed: int, directory: Path) -> np.ndarray:
@@ -186,6 +213,7 @@ def _build_synthetic(
             np.int64(_neurons(model)),
             {name: np.float64(value) for name, value in data.numbers.items()},
             np.float64(model.init_scale),
+            _upper_scale(model),
         )
         for data, model, seed in wanted
     ]
@@ -229,5 +257,6 @@ def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) 
         np.int64(_neurons(model)),
         np.float64(d),
         np.float64(model.init_scale),
+        _upper_scale(model),
     )
     return jax.device_get(made)

@@ -17,6 +17,7 @@ from gaunlearn.training import OPTIMIZERS
 __all__ = [
     "CHOICES",
     "DEFAULT_KIND",
+    "HIGHER_DEGREE",
     "KIND_KEY",
     "LIST_VALUED",
     "SECTIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "ClusterData",
     "Computing",
     "CorrelatedData",
+    "DeepReluModel",
     "DescentMethod",
     "DigitsData",
     "Evaluation",
@@ -47,6 +49,7 @@ __all__ = [
     "Retraining",
     "Section",
     "SpecError",
+    "SquaredReluModel",
     "SyntheticData",
     "Training",
     "XorData",
@@ -256,6 +259,37 @@ class LeakyReluModel(Section):
     init_scale: float = Field(default=0.03, gt=0)
 
 
+class SquaredReluModel(Section):
+    """As two_layer_relu, with relu(z)^2 for relu(z); homogeneous of degree 2."""
+
+    kind: Literal["two_layer_squared_relu"]
+    n: int = Field(ge=1, le=10**8)
+    init_scale: float = Field(default=0.03, gt=0)
+
+    @property
+    def shape(self) -> Hashable:
+        """The number of neurons."""
+        return self.kind, self.n
+
+
+class DeepReluModel(Section):
+    """A bias-free ReLU network of ``depth`` layers, n wide, all of them trained, the output weights
+    too; homogeneous of degree depth. ``init_scale`` is that of the first layer; ``upper_scale``
+    multiplies the initial weights of the others, N(0, 2 / n) and, the output's, N(0, 1 / n).
+    """
+
+    kind: Literal["deep_relu"]
+    depth: int = Field(ge=2, le=8)
+    n: int = Field(ge=1, le=4096)
+    init_scale: float = Field(default=0.03, gt=0)
+    upper_scale: float = Field(default=1.0, gt=0)
+
+    @property
+    def shape(self) -> Hashable:
+        """Its layers."""
+        return self.kind, self.depth, self.n
+
+
 class Training(Section):
     """Descent for training and retraining; stops at whichever comes first. With end "limit" it
     also stops when signs have settled, and its limit takes its place.
@@ -385,7 +419,9 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
         FileData,
         key="kind",
     ),
-    "model": _kinds(LinearModel, ReluModel, LeakyReluModel, key="kind"),
+    "model": _kinds(
+        LinearModel, ReluModel, LeakyReluModel, SquaredReluModel, DeepReluModel, key="kind"
+    ),
     "train": {"": Training},
     "retrain": {"": Retraining},
     "evaluate": {"": Evaluation},
@@ -396,6 +432,8 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {
 # The parameter that names a section's kind, and the kind of what is not given.
 KIND_KEY = {"data": "kind", "model": "kind", "forget": "rule", "unlearn": "method"}
 DEFAULT_KIND = {"forget": "index", "unlearn": "ascent"}
+# Models that are homogeneous of a degree above 1.
+HIGHER_DEGREE = ("two_layer_squared_relu", "deep_relu")
 # What whole numbers are annotated with.
 WHOLE = (int, int | None)
 # Parameters whose single value is a list; an axis of them is a list of lists.

@@ -49,19 +49,19 @@ class Size(NamedTuple):
     fresh_axes: int
 
 
-def weight_bytes(room: Size) -> int:
-    """Memory of one model."""
-    return 8 * room.neurons * (room.span + 3)
+def weight_bytes(room: Size, upper: int) -> int:
+    """Memory of one model with so many columns for layers above the first."""
+    return 8 * room.neurons * (room.span + 3 + upper)
 
 
-def lane_bytes(room: Size) -> int:
+def lane_bytes(room: Size, upper: int) -> int:
     """Memory that the models and certificates of one training or retraining are kept in."""
-    return 5 * weight_bytes(room) + 8 * 5 * room.neurons * room.samples
+    return 5 * weight_bytes(room, upper) + 8 * 5 * room.neurons * room.samples
 
 
-def problem_bytes(room: Size, n_test: int) -> int:
+def problem_bytes(room: Size, n_test: int, upper: int) -> int:
     """Memory of one problem, its initial weights and what fresh samples need."""
-    width = room.span + 3
+    width = room.span + 3 + upper
     per_neuron = 3 * width + 3 * n_test
     return 8 * (room.neurons * per_neuron + (room.samples + n_test) * width)
 

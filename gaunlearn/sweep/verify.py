@@ -18,7 +18,7 @@ import pandas as pd
 
 from gaunlearn import reference
 from gaunlearn.doctor import versions
-from gaunlearn.schema import RESULTS
+from gaunlearn.schema import BUDGETS, RESULTS, name_of_budget
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Network, Results, run_block
 from gaunlearn.sweep.grid import Cell
@@ -35,6 +35,7 @@ from gaunlearn.sweep.plan import (
 )
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
+from gaunlearn.sweep.sections import HIGHER_DEGREE
 from gaunlearn.sweep.store import Claim, Run, RunError, damage, names_and_claims, read_claims
 from gaunlearn.trial import ORIGINAL
 
@@ -66,6 +67,7 @@ _OF_MULTIPLIERS = (
     "bound_delta",
 )
 _OF_UNLEARNED = (
+    *(name_of_budget(a, b) for a in BUDGETS[0] for b in BUDGETS[1]),
     "separated",
     "epsilon",
     "delta",
@@ -304,7 +306,9 @@ def _named_rows(block: Block, results: Results, directory: Path) -> dict[str, di
 def _by_reference(
     block: Block, results: Results, rows: Mapping[str, Mapping[str, Any]], directory: Path
 ) -> dict[str, _Reference]:
-    """epsilon, delta and tau of the trained, retrained and unlearned networks of a block."""
+    """epsilon, delta and tau of the trained, retrained and unlearned networks of a block; the
+    reference knows models that are homogeneous of degree 1.
+    """
     networks = {
         (network.family, network.forget, network.start): network for network in results.networks
     }
@@ -322,7 +326,7 @@ def _by_reference(
         family = block.families[number]
         branch = family.branches[place]
         name = trial_id(contents[number][place], family.seed, index, fraction)
-        if name in rows:
+        if name in rows and family.model.kind not in HIGHER_DEGREE:
             first = STARTS[branch.retrain.init][0]
             # SciPy's solver may give up; such a trial has no reference.
             with suppress(RuntimeError):

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from gaunlearn.certificate import Certificate, certify
+from gaunlearn.deep import forward, weighted_gradient
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
 from gaunlearn.training import margins
@@ -33,20 +34,34 @@ __all__ = [
 
 
 def ascent_direction(
+    model: Model,
     certificate: Certificate,
     u: Float[Array, " n"],
     x: Float[Array, "m r"],
     y: Float[Array, " m"],
     forget: Bool[Array, " m"],
 ) -> Float[Array, "n r"]:
-    """sum_F lambda_r y_r h_r in normalised weights: row j is u_j sum_F c_jr y_r x_r.
+    """sum_F lambda_r y_r h_r in normalised weights: row j is u_j sum_F c_jr y_r x_r; for deep
+    networks, the gradients at the certificate's weights with its derivatives.
 
     Args:
         certificate: that of the trained model with respect to the full training set.
         forget: the forget set F.
     """
+    if model.is_deep:
+        level = jnp.where(forget, certificate.multipliers, 0.0)
+        share = jnp.where(level > 0, certificate.coefficients / level, 0.0)
+        z = forward(model, certificate.weights, x)
+        return weighted_gradient(model, certificate.weights, x, level * y, z, share)
     coefficients = jnp.where(forget, certificate.coefficients, 0.0)
     return (u[:, None] * coefficients) @ (y[:, None] * x)
+
+
+def _unit(model: Model, situation: Situation) -> Float[Array, ""]:
+    """What lambda_r y_r grad N(x_r; W) is to be multiplied by: gradients are homogeneous of degree
+    L - 1, and the step is wanted at the scale of W, not at that of least margin 1.
+    """
+    return situation.scale ** (2 - model.homogeneity)
 
 
 def identity(model: Model, loss: Loss, situation: Situation, effort: Effort) -> Unlearned:
@@ -57,9 +72,9 @@ def identity(model: Model, loss: Loss, situation: Situation, effort: Effort) -> 
 
 def ascent(model: Model, loss: Loss, situation: Situation, effort: Effort) -> Unlearned:
     """The theorem's step, f times (MYV). Multipliers need the gradients of all samples."""
-    del model, loss
+    del loss
     s = situation
-    direction = ascent_direction(s.certificate, s.u, s.x, s.y, s.forget)
+    direction = ascent_direction(model, s.certificate, s.u, s.x, s.y, s.forget)
     weights = s.weights - effort.step_fraction * s.scale * direction
     return Unlearned(weights, jnp.sum(s.present).astype(s.scale.dtype))
 
@@ -82,7 +97,7 @@ def estimated_ascent(model: Model, loss: Loss, situation: Situation, effort: Eff
     """The theorem's step with ``estimated_multipliers`` and the derivative 1[z > 0]."""
     s = situation
     multipliers = jnp.where(s.forget, estimated_multipliers(model, loss, s), 0.0)
-    step = s.scale * gradient_sum(model, s, s.weights, multipliers)
+    step = _unit(model, s) * gradient_sum(model, s, s.weights, multipliers)
     gradients = jnp.sum(s.forget) + 0.5 * jnp.sum(s.retain)
     return Unlearned(s.weights - effort.step_fraction * step, gradients.astype(s.scale.dtype))
 
@@ -92,7 +107,7 @@ def repeated_ascent(model: Model, loss: Loss, situation: Situation, effort: Effo
     del loss
     s = situation
     multipliers = jnp.where(s.forget, s.certificate.multipliers, 0.0)
-    part = effort.step_fraction * s.scale / effort.steps
+    part = effort.step_fraction * _unit(model, s) / effort.steps
 
     def step(_, weights):
         return weights - part * gradient_sum(model, s, weights, multipliers)
@@ -115,7 +130,7 @@ def sequential_ascent(model: Model, loss: Loss, situation: Situation, effort: Ef
         found = certify(model, weights, s.u, s.x, s.y, left, s.kink_tols, s.tau_budget)
         least = jnp.min(jnp.where(left, margins(model, weights, s.u, s.x, s.y), jnp.inf))
         scale = jnp.where(least > 0, least, jnp.nan) ** (1 / model.homogeneity)
-        direction = ascent_direction(found, s.u, s.x, s.y, s.order == number)
+        direction = ascent_direction(model, found, s.u, s.x, s.y, s.order == number)
         return weights - effort.step_fraction * scale * direction
 
     requests = jnp.max(s.order)

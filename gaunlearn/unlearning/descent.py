@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
-from gaunlearn.training import margins
+from gaunlearn.training import bounded_gain, margins
 from gaunlearn.unlearning.situation import (
     Effort,
     Situation,
@@ -34,7 +34,8 @@ def _descend(
 
     def step(_, weights):
         factors = factors_at(margins(model, weights, situation.u, situation.x, situation.y))
-        return weights + effort.step_size * gradient_sum(model, situation, weights, factors)
+        step = gradient_sum(model, situation, weights, factors)
+        return weights + effort.step_size * bounded_gain(model.homogeneity, step)
 
     return jax.lax.fori_loop(0, effort.steps, step, situation.weights)
 

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate
-from gaunlearn.models import Model, clean_preactivations, slopes
+from gaunlearn.models import Model, parameter_gradient
 from gaunlearn.types import AnyArray
 
 __all__ = ["Effort", "Situation", "Unlearned", "gradient_sum"]
@@ -90,9 +90,6 @@ def gradient_sum(
     weights: Float[Array, "n r"],
     factors: Float[Array, " m"],
 ) -> Float[Array, "n r"]:
-    """sum_i factor_i y_i grad N(x_i; W), with the derivative 1[z > 0] (``leak`` elsewhere): what
-    one gets who knows nothing of kinks.
-    """
-    pattern = slopes(model, clean_preactivations(weights, situation.u, situation.x))
-    signed = situation.y[:, None] * situation.x
-    return (situation.u[:, None] * pattern * factors) @ signed
+    """sum_i factor_i y_i grad N(x_i; W), kinks ignored (``models.parameter_gradient``)."""
+    s = situation
+    return parameter_gradient(model, weights, s.u, s.x, factors * s.y)

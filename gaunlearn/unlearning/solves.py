@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.certificate import snap
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model, clean_preactivations, preactivations, slopes
+from gaunlearn.snapping import snap
 from gaunlearn.training import margins
 from gaunlearn.unlearning.ascent import ascent_direction
 from gaunlearn.unlearning.situation import (
@@ -145,7 +145,7 @@ def corrected_ascent(model: Model, loss: Loss, situation: Situation, effort: Eff
         return projected((s.u * slope)[:, None] * sample)
 
     gradients = jax.vmap(gradient)(jnp.where(support, pattern, 0.0).T, signed)
-    ascended = projected(found.weights - ascent_direction(found, s.u, s.x, s.y, s.forget))
+    ascended = projected(found.weights - ascent_direction(model, found, s.u, s.x, s.y, s.forget))
     missing = jnp.where(support, 1 - jnp.tensordot(gradients, ascended, 2), 0.0)
     flat = gradients.reshape(len(s.y), -1)
     delta = solve_spd(flat @ flat.T, missing)

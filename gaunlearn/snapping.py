@@ -1,0 +1,71 @@
+"""Projection of weights onto kinks: the rows of a layer with some pre-activations made zero."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+__all__ = ["snap"]
+
+# Curvature of so many units of rounding is none.
+_FLAT_UNITS = 100
+
+
+def snap(
+    weights: Float[Array, "n r"], x: Float[Array, "m r"], kink: Bool[Array, "n m"]
+) -> Float[Array, "n r"]:
+    """Project each row w_j onto {w : <w, x_i> = 0 for all i with kink_ji}.
+
+    w_j loses sum_i a_ji x_i, where a_j solves the normal equations on the row's kinks. They are
+    solved by conjugate gradients on all rows at once, twice over for full accuracy. Where the Gram
+    matrix is singular (duplicates, more kinks than dimensions) the system is consistent but for
+    rounding; what rounding is, is left alone.
+    """
+    gram = x @ x.T
+    rounding = jnp.finfo(weights.dtype).eps
+    tiny = jnp.finfo(weights.dtype).tiny
+    squares = jnp.diagonal(gram)
+    flat = _FLAT_UNITS * rounding * squares.sum()
+    noise = rounding**2 * (weights**2).sum(1) * jnp.where(kink, squares, 0.0).sum(1)
+
+    def solve(right_hand_side):
+        start = (right_hand_side**2).sum(1)
+        goal = jnp.maximum((0.1 * rounding) ** 2 * start, noise)
+
+        def unfinished(state):
+            _, _, _, _, going, count = state
+            return jnp.any(going) & (count < gram.shape[0] + 50)
+
+        def iterate(state):
+            a, residual, direction, squared, going, count = state
+            image = jnp.where(kink, direction @ gram, 0.0)
+            bending = (direction * image).sum(1)
+            # Rows that have converged, and directions without curvature to rounding, stand still:
+            # iterating on rounding errors would diverge.
+            going = going & (bending > flat * (direction**2).sum(1))
+            length = jnp.where(going, squared / jnp.maximum(bending, tiny), 0.0)[:, None]
+            a = a + length * direction
+            residual = residual - length * image
+            new_squared = (residual**2).sum(1)
+            growth = (new_squared / jnp.maximum(squared, tiny))[:, None]
+            going = going & (new_squared > goal)
+            return a, residual, residual + growth * direction, new_squared, going, count + 1
+
+        a, *_ = jax.lax.while_loop(
+            unfinished,
+            iterate,
+            (
+                jnp.zeros_like(right_hand_side),
+                right_hand_side,
+                right_hand_side,
+                start,
+                start > goal,
+                0,
+            ),
+        )
+        return a
+
+    def once(_, weights):
+        return weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
+
+    return jax.lax.fori_loop(0, 2, once, weights)

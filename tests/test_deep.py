@@ -1,0 +1,301 @@
+"""Models of higher homogeneity: gradients, multipliers and kinks against autodiff and SciPy."""
+
+from functools import partial
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import trained_output_epsilon_by_cvxpy
+from scipy.optimize import nnls
+
+import gaunlearn
+from gaunlearn.certificate import certify_at
+from gaunlearn.data.distributions import initial_upper
+from gaunlearn.deep import forward, layers_of, weighted_gradient
+from gaunlearn.models import (
+    SQUARED_RELU,
+    active_pairs,
+    deep_relu,
+    logits,
+    output_weights,
+    preactivations,
+    upper_columns,
+)
+from gaunlearn.sweep.spec import load_spec
+from gaunlearn.sweep.verify import verify_run
+from gaunlearn.theory import ascent_bound
+from gaunlearn.training import bounded_gain
+
+M, N, D = 6, 16, 10
+EVERY = np.ones(M, bool)
+
+
+def outputs(model, weights, u, x):
+    return logits(model, preactivations(weights, x), u, weights)
+
+
+def trained_a_little(model, seed, margin=0.5):
+    """(weights, u, x, y) of a network that separates its samples, far from any KKT point."""
+    rng = np.random.default_rng(seed)
+    extra = upper_columns(model, N)
+    x = np.pad(rng.normal(size=(M, D)) / np.sqrt(D), ((0, 0), (0, extra)))
+    y = np.where(np.arange(M) % 2 == 0, 1.0, -1.0)
+    u = np.asarray(output_weights(model, N))
+    weights = np.concatenate(
+        [rng.normal(size=(N, D)), rng.normal(size=(N, extra)) / np.sqrt(N)], axis=1
+    )
+
+    @jax.jit
+    def step(weights):
+        def loss(weights):
+            return jnp.log(jnp.sum(jnp.logaddexp(0.0, -y * outputs(model, weights, u, x))))
+
+        return weights - 0.1 * bounded_gain(2, jax.grad(loss)(weights))
+
+    for _ in range(3000):
+        weights = step(weights)
+        if np.min(y * outputs(model, weights, u, x)) > margin:
+            return np.asarray(weights), u, x, y
+    raise AssertionError("does not separate")
+
+
+@partial(jax.jit, static_argnums=0)
+def certificate(model, weights, u, x, y, tol=0.0, delta=None):
+    return certify_at(model, weights, u, x, y, EVERY, jnp.asarray(tol), delta)
+
+
+def jacobian(model, weights, u, x):
+    found = jax.jacobian(lambda weights: outputs(model, weights, u, x))(jnp.asarray(weights))
+    return np.asarray(found).reshape(len(x), -1)
+
+
+MODELS = [SQUARED_RELU, deep_relu(2), deep_relu(3), deep_relu(4)]
+each_model = pytest.mark.parametrize(
+    "model", MODELS, ids=lambda model: f"{model.name}{model.hidden}"
+)
+
+
+@each_model
+def test_homogeneous_of_the_stated_degree(model):
+    weights, u, x, _ = trained_a_little(model, 0)
+    degree = model.homogeneity
+    scaled = outputs(model, 1.7 * weights, u, x)
+    np.testing.assert_allclose(scaled, 1.7**degree * outputs(model, weights, u, x), rtol=1e-12)
+    # Euler: <theta, grad N> = L N.
+    slope = jacobian(model, weights, u, x) @ weights.ravel()
+    np.testing.assert_allclose(slope, degree * outputs(model, weights, u, x), rtol=1e-11)
+
+
+@each_model
+def test_epsilon_is_that_of_nonnegative_least_squares_over_autodiff_gradients(model):
+    for seed in range(2):
+        weights, u, x, y = trained_a_little(model, seed)
+        found = certificate(model, weights, u, x, y, 0.0)
+        theta = np.asarray(found.weights)
+        assert np.min(found.margins) == pytest.approx(1.0, abs=1e-12)
+        gradients = y[:, None] * jacobian(model, theta, u, x)
+        want, residual = nnls(gradients.T, theta.ravel())
+        assert found.epsilon == pytest.approx(residual, rel=1e-10)
+        np.testing.assert_allclose(found.multipliers, want, rtol=1e-6, atol=1e-9)
+        assert found.gap <= 1e-12
+
+
+@each_model
+def test_a_bound_on_the_multipliers_is_kept_and_costs_epsilon(model):
+    weights, u, x, y = trained_a_little(model, 1)
+    free = certificate(model, weights, u, x, y, 0.0)
+    assert free.delta > 0
+    half = certificate(model, weights, u, x, y, 0.0, free.delta / 2)
+    assert half.delta <= free.delta / 2
+    assert half.epsilon > free.epsilon
+    theta = np.asarray(half.weights)
+    gradients = y[:, None] * jacobian(model, theta, u, x)
+    lam = cp.Variable(M, nonneg=True)
+    ceiling = (free.delta / 2) / np.maximum(np.asarray(half.margins) - 1, 1e-9)
+    problem = cp.Problem(
+        cp.Minimize(cp.sum_squares(theta.ravel() - gradients.T @ lam)), [lam <= ceiling]
+    )
+    problem.solve(solver="CLARABEL")
+    assert half.epsilon == pytest.approx(np.sqrt(problem.value), rel=1e-6)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_gradients_with_chosen_derivatives_are_backpropagation(depth):
+    model = deep_relu(depth)
+    weights, u, x, y = trained_a_little(model, 2)
+    z = forward(model, weights, x)
+    assert z.shape == (depth - 1, N, M)
+    np.testing.assert_array_equal(active_pairs(model, weights, u, x), z > 0)
+    got = weighted_gradient(model, weights, x, y, z, jnp.where(z > 0, 1.0, 0.0))
+    want = (y @ jacobian(model, weights, u, x)).reshape(weights.shape)
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_kinks_below_trained_output_weights_against_a_quadratic_program():
+    model, used = deep_relu(2), 0
+    for seed in range(3):
+        weights, u, x, y = trained_a_little(model, seed)
+        tol = 0.1
+        found = certificate(model, weights, u, x, y, tol)
+        if not found.separated:
+            continue
+        used += 1
+        theta = np.asarray(found.weights)
+        kink = np.abs(theta[:, :-1] @ x[:, :-1].T) <= 1e-12
+        assert kink.sum() == found.kink_pairs > 0
+        assert found.epsilon == pytest.approx(
+            trained_output_epsilon_by_cvxpy(theta[:, :-1], theta[:, -1], x[:, :-1], y, kink),
+            rel=1e-6,
+        )
+    assert used
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_snapping_moves_every_layer_onto_its_kinks(depth):
+    model = deep_relu(depth)
+    weights, u, x, _ = trained_a_little(model, 3)
+    found = layers_of(model, jnp.asarray(weights), u, x, EVERY, 0.1)
+    counts = np.asarray(found.kink.sum(axis=(1, 2)))
+    assert np.all(counts > 0)
+    z = np.asarray(forward(model, found.weights, x))
+    assert np.max(np.abs(z[np.asarray(found.kink)])) <= 1e-12
+    np.testing.assert_array_equal(found.weights[:, -1], weights[:, -1])
+
+
+def test_at_kinks_of_two_layers_no_other_derivatives_in_reach_are_better():
+    """The residual is that of its own derivatives, and small changes of these do not lower it."""
+    model = deep_relu(3)
+    weights, u, x, y = trained_a_little(model, 4, margin=1.0)
+    found = certificate(model, weights, u, x, y, 0.1)
+    assert found.separated
+    theta = jnp.asarray(found.weights)
+    level = np.asarray(found.multipliers)
+    share = np.where(level > 0, np.asarray(found.coefficients) / np.where(level > 0, level, 1), 0)
+    layers = layers_of(model, theta, u, x, EVERY, 0.0)
+    kink = np.asarray(layers.kink)
+    assert kink.sum() == found.kink_pairs
+    z = layers.z
+
+    @jax.jit
+    def residual(level, share):
+        return jnp.linalg.norm(theta - weighted_gradient(model, theta, x, level * y, z, share))
+
+    assert residual(level, share) == pytest.approx(float(found.epsilon), rel=1e-9)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        for place in range(2):
+            size = 10.0 ** rng.uniform(-4, 0)
+            other = share.copy()
+            other[place] += size * rng.normal(size=share[place].shape) * kink[place]
+            more = np.maximum(level + size * rng.normal(size=M), 0)
+            assert residual(more, np.clip(other, 0, 1)) >= found.epsilon * (1 - 1e-3)
+
+
+@each_model
+def test_inherited_multipliers_fit_an_unchanged_model(model):
+    """At step 0 the measured triple is that of the certificate, whatever the scale."""
+    weights, u, x, y = trained_a_little(model, 5)
+    found = certificate(model, weights, u, x, y, 0.0)
+    retain = np.arange(M) != 0
+    got = ascent_bound(
+        model,
+        found.weights,
+        found.weights,
+        found.multipliers,
+        found.coefficients,
+        u,
+        x,
+        y,
+        ~retain,
+        EVERY,
+        jnp.asarray(1.0),
+    )
+    assert got.epsilon == pytest.approx(float(found.epsilon), rel=1e-9)
+    assert got.sign_flips == 0
+    assert np.isnan(got.bound_epsilon)
+
+
+def test_initial_layers_do_not_depend_on_room_and_have_the_stated_scale():
+    keys = jax.random.split(jax.random.key(0), 2)
+    small = np.asarray(initial_upper(keys, 5, 2, 5, 1.0)).reshape(2, 5, 11)
+    large = np.asarray(initial_upper(keys, 9, 2, 5, 1.0))
+    assert large.shape == (2, 9, 19)
+    for layer in range(2):
+        np.testing.assert_array_equal(
+            large[:, :5, 9 * layer : 9 * layer + 5], small[:, :, 5 * layer : 5 * layer + 5]
+        )
+    np.testing.assert_array_equal(large[:, :5, -1], small[:, :, -1])
+    assert not np.any(large[:, 5:])
+    assert not np.any(large[:, :, 5:9])
+    many = np.asarray(initial_upper(keys, 200, 1, 200, 3.0))
+    assert many[:, :, :200].std() == pytest.approx(3 * np.sqrt(2 / 200), rel=0.02)
+    assert many[:, :, -1].std() == pytest.approx(3 / np.sqrt(200), rel=0.15)
+
+
+SPEC = """# How do other architectures unlearn?
+[sweep]
+seeds = 2
+[data]
+kind = "gaussian_mixture"
+m = 6
+d = 300
+alpha = 0.1
+n_test = 20
+[model]
+kind = ["two_layer_squared_relu", "deep_relu"]
+n = 16
+depth = 3
+upper_scale = 0.5
+[train]
+max_steps = 3000
+step_size = 0.3
+[forget]
+index = [0]
+[unlearn]
+step_fraction = [0.0, 1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    (folder / "spec.toml").write_text(SPEC)
+    return gaunlearn.run(folder / "spec.toml", folder / "run")
+
+
+def test_a_sweep_of_architectures(run):
+    frame = run.to_pandas()
+    assert len(frame) == 8
+    assert frame["separated_train"].all()
+    assert set(frame["limit_status"]) == {"unsupported"}
+    assert frame["tau_limit"].isna().all()
+    assert frame["bound_epsilon"].isna().all()
+    assert frame["eps_d"].isna().all()
+    assert set(frame["depth"].dropna()) == {3}
+    means = frame.groupby(["model_kind", "step_fraction"])["epsilon"].median()
+    for kind in ("two_layer_squared_relu", "deep_relu"):
+        assert means[kind, 1.0] < means[kind, 0.0], "the theorem's step helps"
+    whole = frame[frame["step_fraction"] == 0]
+    np.testing.assert_allclose(whole["margin_forget_unlearned"], whole["margin_forget_original"])
+
+
+def test_verify_recomputes_it(run):
+    verdict = verify_run(run, any_version=True)
+    assert not [d for d in verdict.differences if d.broken]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.end=limit", "its limit cannot be solved for"),
+        ("unlearn.method=newton", "the method needs degree 1"),
+        ("store.weights=true", "is for other models than"),
+        ("model.depth=1", "depth"),
+    ],
+)
+def test_what_does_not_apply_is_refused(tmp_path, override, message):
+    (tmp_path / "spec.toml").write_text(SPEC)
+    with pytest.raises(ValueError, match=message):
+        load_spec(tmp_path / "spec.toml", [override])
