@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 __all__ = [
     "BUDGETS",
     "COLUMNS",
+    "GUARANTEED_EPSILON",
     "IDENTITY",
     "PARAMETERS",
     "RESULTS",
@@ -39,6 +40,8 @@ _NO_BOUND = (
 )
 
 
+# The epsilon that phi_guarantee is about.
+GUARANTEED_EPSILON = 0.1
 # Budgets of the frontier's columns: delta <= 10^-a, tau <= 10^-b.
 BUDGETS = ((1, 2), (2, 3))
 
@@ -175,6 +178,13 @@ PARAMETERS: tuple[Column, ...] = (
         "text",
         f"not given, or {_OTHER}",
     ),
+    Column(
+        "random_features",
+        "int64",
+        "random ReLU features that take the place of x",
+        "1 or more",
+        f"x is used as it is, or {_OTHER}",
+    ),
     Column("model_kind", "string", "architecture", "a kind of [model]"),
     Column("n", "int64", "neurons of each hidden layer", "1 or more", _OTHER_MODEL),
     Column("depth", "int64", "trained layers of a deep network", "2 to 8", _OTHER_MODEL),
@@ -236,6 +246,12 @@ RESULTS: tuple[Column, ...] = (
         "4 m n phi (two-layer ReLU and leaky ReLU), 4 m phi (linear)",
         "0 or more",
         "model_kind is another",
+    ),
+    Column(
+        "nearly_orthogonal",
+        "bool",
+        "whether (m - 1) phi < 1 - psi: every labelling of such samples is separable",
+        "bool",
     ),
     Column(
         "separated_train",
@@ -391,6 +407,21 @@ RESULTS: tuple[Column, ...] = (
     ),
     Column("bound_epsilon", "float64", "bound on epsilon_inherited", "0 or more", _NO_BOUND),
     Column("bound_delta", "float64", "bound on delta_inherited", "0 or more", _NO_BOUND),
+    Column(
+        "phi_guarantee",
+        "float64",
+        f"the largest phi at which epsilon_inherited <= {GUARANTEED_EPSILON:g} is certain if no "
+        "retained sign flips, given what else is known of the trained model (docs/mathematics.md)",
+        "0 to 1",
+        f"the residual before the step is {GUARANTEED_EPSILON:g} or more, psi is 1 or more, method "
+        f"is not ascent, the model's homogeneity is above 1, or {_NOT_TRAINED}",
+    ),
+    Column(
+        "assumptions_hold",
+        "bool",
+        "whether phi <= phi_guarantee and sign_flips is 0: all that the guarantee assumes",
+        "bool",
+    ),
     Column(
         "separated_retrain", "bool", "whether the retrained model separates the retain set", "bool"
     ),

@@ -1,4 +1,6 @@
-"""What theory says about a trial: the data conditions, and an a-posteriori bound on the ascent."""
+"""What theory says about a trial: the data conditions, an a-posteriori bound on the ascent, and up
+to which correlation of the samples that guarantees a stated epsilon (docs/mathematics.md).
+"""
 
 from typing import NamedTuple
 
@@ -17,7 +19,13 @@ from gaunlearn.models import (
     slopes,
 )
 
-__all__ = ["AscentBound", "DataConditions", "ascent_bound", "data_conditions"]
+__all__ = [
+    "AscentBound",
+    "DataConditions",
+    "ascent_bound",
+    "data_conditions",
+    "largest_phi",
+]
 
 
 class DataConditions(NamedTuple):
@@ -27,11 +35,14 @@ class DataConditions(NamedTuple):
         psi: max_i | ||x_i||^2 - 1 |.
         phi: max_{i != k} |<x_i, x_k>|.
         eps_d: 4 m n phi for two-layer (leaky) ReLU, 4 m phi for linear; NaN for all others.
+        nearly_orthogonal: (m - 1) phi < 1 - psi: the Gram matrix is diagonally dominant, so that
+            every labelling is separable (the bounds of docs/mathematics.md start from there).
     """
 
     psi: Float[Array, ""]
     phi: Float[Array, ""]
     eps_d: Float[Array, ""]
+    nearly_orthogonal: Bool[Array, ""]
 
 
 def data_conditions(
@@ -45,7 +56,43 @@ def data_conditions(
     phi = jnp.max(jnp.where(diagonal, 0.0, jnp.abs(gram)))
     units = m if model.is_linear else m * n
     eps_d = 4 * units * phi if model.homogeneity == 1 else jnp.full_like(phi, jnp.nan)
-    return DataConditions(psi, phi, eps_d)
+    return DataConditions(psi, phi, eps_d, (m - 1) * phi < 1 - psi)
+
+
+def largest_phi(
+    m: Float[Array, ""],
+    k: Float[Array, ""],
+    psi: Float[Array, ""],
+    epsilon_1: Float[Array, ""],
+    delta_1: Float[Array, ""],
+    share: Float[Array, ""],
+    missed: Float[Array, ""],
+    step_fraction: Float[Array, ""],
+    target: float,
+) -> Float[Array, ""]:
+    """The largest phi at which an ascent step that flips no retained sign is certain to end within
+    ``target``, whatever else the samples are:
+
+        phi* = t a (1 - psi) / (f k c + t (m - 1)),   t = 1 - (epsilon_1 + missed) / target,
+                                                      c = 1 + delta_1 + epsilon_1 sqrt(1 + psi).
+
+    Derived in docs/mathematics.md from the bound of ``ascent_bound``; not MYV's theorem.
+
+    Args:
+        m, k: training samples, and how many are forgotten.
+        epsilon_1, delta_1: of the trained model with the derivatives 1[z > 0].
+        share: a, the least sum_j u_j^2 s_ji^2 of a support vector's derivatives s_ji.
+        missed: ||sum_F lambda_r y_r h_r - f v||, 0 for the theorem's step away from kinks.
+        step_fraction: f.
+        target: epsilon.
+
+    Returns:
+        NaN where nothing is certain: epsilon_1 + missed >= target, or psi >= 1.
+    """
+    t = 1 - (epsilon_1 + missed) / target
+    c = 1 + delta_1 + epsilon_1 * jnp.sqrt(1 + psi)
+    phi = t * share * (1 - psi) / (step_fraction * k * c + t * (m - 1))
+    return jnp.where((t > 0) & (psi < 1), phi, jnp.nan)
 
 
 class AscentBound(NamedTuple):
@@ -58,6 +105,7 @@ class AscentBound(NamedTuple):
         sign_flips: retained pairs whose ReLU sign the step changed; NaN without a step.
         bound_epsilon: bound on ``epsilon``; NaN if a sign flipped or the interference s >= 1.
         bound_delta: likewise for ``delta``.
+        phi_guarantee: ``largest_phi`` at which ``epsilon`` is at most the target.
     """
 
     epsilon: Float[Array, ""]
@@ -65,6 +113,7 @@ class AscentBound(NamedTuple):
     sign_flips: Float[Array, ""]
     bound_epsilon: Float[Array, ""]
     bound_delta: Float[Array, ""]
+    phi_guarantee: Float[Array, ""]
 
 
 def ascent_bound(
@@ -79,6 +128,7 @@ def ascent_bound(
     forget: Bool[Array, " m"],
     retain: Bool[Array, " m"],
     step_fraction: Float[Array, ""],
+    target: float,
 ) -> AscentBound:
     """Bound the ascent step's outcome from what is known before it.
 
@@ -100,6 +150,7 @@ def ascent_bound(
         multipliers: its dual variables.
         coefficients: c_ji that defined the ascent step.
         forget, retain: the two parts of the training set.
+        target: the epsilon that ``phi_guarantee`` is about.
 
     For models of higher homogeneity there is no bound, and what is measured is measured.
     """
@@ -141,6 +192,17 @@ def ascent_bound(
         sign_flips=jnp.where(jnp.isfinite(least), sign_flips, jnp.nan),
         bound_epsilon=(jnp.linalg.norm(start) + jnp.linalg.norm(change)) / room,
         bound_delta=(delta_start + 2 * jnp.max(lam_retain) * s) / room**2,
+        phi_guarantee=largest_phi(
+            jnp.sum(forget | retain).astype(s.dtype),
+            jnp.sum(forget).astype(s.dtype),
+            data_conditions(model, u, x, forget | retain).psi,
+            jnp.linalg.norm(start),
+            jnp.max(jnp.where(forget | retain, multipliers * (q - 1), 0.0)),
+            jnp.min(jnp.where(multipliers > 0, u**2 @ derivative**2, jnp.inf)),
+            jnp.linalg.norm(change),
+            step_fraction,
+            target,
+        ),
     )
 
 
@@ -174,4 +236,5 @@ def _measured(
         sign_flips=jnp.where(jnp.isfinite(least), jnp.sum(flips & retain), jnp.nan),
         bound_epsilon=none,
         bound_delta=none,
+        phi_guarantee=none,
     )

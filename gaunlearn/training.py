@@ -115,7 +115,7 @@ def bounded_gain(homogeneity: int, gradient: Array) -> Array:
     return gradient / jnp.maximum(1.0, jnp.sum(gradient**2))
 
 
-def bound_gain(homogeneity: int) -> optax.GradientTransformation:
+def _bound_gain(homogeneity: int) -> optax.GradientTransformation:
     """``bounded_gain`` of every gradient."""
 
     def update(updates, state, params=None):
@@ -131,7 +131,7 @@ def _gd(step_size: Any, homogeneity: int) -> optax.GradientTransformationExtraAr
 
 
 def _normalized_gd(step_size: Any, homogeneity: int) -> optax.GradientTransformationExtraArgs:
-    steps = optax.chain(bound_gain(homogeneity), optax.sgd(step_size))
+    steps = optax.chain(_bound_gain(homogeneity), optax.sgd(step_size))
     return optax.with_extra_args_support(steps)
 
 

@@ -19,7 +19,7 @@ from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
 from gaunlearn.metrics import accuracy, disagreement, membership
 from gaunlearn.models import Model, largest_logits, logits, preactivations, upper_columns
-from gaunlearn.schema import BUDGETS, name_of_budget
+from gaunlearn.schema import BUDGETS, GUARANTEED_EPSILON, name_of_budget
 from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
 from gaunlearn.types import AnyArray, Problem
@@ -493,7 +493,10 @@ def judge_stage(
         forget,
         retain,
         step_fraction,
+        GUARANTEED_EPSILON,
     )
+    guaranteed = jnp.where(is_ascent, bound.phi_guarantee, jnp.nan)
+    phi = data_conditions(model, u, x, problem.present).phi
     fresh = fresh_logits(model, problem, weights)
     found = {
         "unlearn_gradients": unlearned.gradients,
@@ -519,6 +522,8 @@ def judge_stage(
         "delta_inherited": bound.delta,
         "bound_epsilon": jnp.where(is_ascent, bound.bound_epsilon, jnp.nan),
         "bound_delta": jnp.where(is_ascent, bound.bound_delta, jnp.nan),
+        "phi_guarantee": guaranteed,
+        "assumptions_hold": (phi <= guaranteed) & (bound.sign_flips == 0),
         **_generalisation(setup, problem, weights, fresh, forget, "unlearned"),
     }
     if problem.y_test.shape[0]:

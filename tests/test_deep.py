@@ -211,6 +211,7 @@ def test_inherited_multipliers_fit_an_unchanged_model(model):
         ~retain,
         EVERY,
         jnp.asarray(1.0),
+        0.1,
     )
     assert got.epsilon == pytest.approx(float(found.epsilon), rel=1e-9)
     assert got.sign_flips == 0

@@ -7,11 +7,12 @@ from sklearn.datasets import load_breast_cancer
 
 import gaunlearn
 from gaunlearn.cli import main
-from gaunlearn.data.real import breast_cancer, digits
+from gaunlearn.data.real import breast_cancer, digits, relu_features
 from gaunlearn.sweep.plan import families_of
 from gaunlearn.sweep.samples import load_file
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.spec import load_spec
+from gaunlearn.types import Dataset
 
 KINDS = """
 [sweep]
@@ -178,3 +179,48 @@ def test_wrong_parameters_are_one_clear_line(tmp_path, data, message):
     path.write_text(f'[data]\nm = 5\n{data}\n[model]\nkind = "linear"\n[train]\nmax_steps = 9\n')
     with pytest.raises(SpecError, match=message):
         load_spec(path)
+
+
+def test_random_features_have_the_kernel_of_degree_one():
+    """Inner products of many features: ||x|| ||x'|| (sin t + (pi - t) cos t) / pi."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 7))
+    data = Dataset(x, np.ones(5), x[:2], np.ones(2))
+    got = relu_features(data, 100_000, np.array([1, 2], np.uint32))
+    lengths = np.linalg.norm(x, axis=1)
+    angle = np.arccos(np.clip((x @ x.T) / np.outer(lengths, lengths), -1, 1))
+    want = np.outer(lengths, lengths) * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+    np.testing.assert_allclose(got.x @ got.x.T, want, atol=0.02 * lengths.max() ** 2)
+    np.testing.assert_array_equal(got.x_test, got.x[:2])
+
+
+def test_random_features_of_real_data_in_a_sweep(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.normal(size=(8, 3)), y=np.sign(rng.normal(size=8)))
+    (tmp_path / "spec.toml").write_text(
+        """
+        [sweep]
+        seeds = 2
+        [data]
+        kind = ["digits", "file"]
+        path = "mine.npz"
+        m = 8
+        n_test = 20
+        random_features = [40, 300]
+        [model]
+        kind = "linear"
+        [train]
+        end = "limit"
+        max_steps = 100
+        [forget]
+        index = 0
+        """
+    )
+    run = gaunlearn.run(tmp_path / "spec.toml", tmp_path / "run")
+    frame = run.to_pandas()
+    assert frame.groupby(["data_kind", "random_features"]).size().tolist() == [2, 2, 2, 2]
+    assert frame["separated_train"].all(), "8 samples in 40 dimensions, a file's 3 lifted"
+    assert frame["phi"].nunique() == 8, "each seed draws its own features"
+    assert main(["verify", str(run.path)]) == 0, capsys.readouterr().out
+    with pytest.raises(SpecError, match="random_features"):
+        load_spec(tmp_path / "spec.toml", ["data.random_features=0"])

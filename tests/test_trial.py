@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 from cases import lift, output_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracles import plain_descent
 
 import gaunlearn
@@ -14,7 +16,7 @@ from gaunlearn.models import MODELS
 from gaunlearn.sweep.identity import key_words, section_digest
 from gaunlearn.sweep.plan import families_of
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.theory import data_conditions
+from gaunlearn.theory import data_conditions, largest_phi
 from gaunlearn.types import Dataset
 
 
@@ -185,8 +187,61 @@ def test_bound_holds_wherever_it_is_stated(tmp_path, model, data):
     full = stated & (rows["step_fraction"] == 1) & (rows["kink_pairs_train"] == 0)
     if "linear" in model:
         s = 1 - rows["epsilon_train"][full] / rows["bound_epsilon"][full]
-        assert full.all() or full.any()
+        assert full.any()
         assert np.all((s >= 0) & (s < 1)), "for f = 1 the bound is epsilon_1 / (1 - s)"
+
+
+@pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
+def test_what_is_guaranteed_comes_true(tmp_path, model):
+    """Where phi is small enough and no sign flips, epsilon is at most 0.1; and somewhere it is."""
+    rows = rows_of(
+        f"""
+        [sweep]
+        seeds = 3
+        [data]
+        kind = "isotropic"
+        m = 5
+        d = 1_000_000
+        [model]
+        {model}
+        [train]
+        max_steps = 2000
+        [unlearn]
+        step_fraction = [0.9, 1.0, 1.1]
+        """,
+        tmp_path,
+    )
+    held = rows["assumptions_hold"]
+    assert held.any()
+    assert np.all(rows["epsilon_inherited"][held] <= 0.1)
+    assert np.all(rows["phi"][held] <= rows["phi_guarantee"][held])
+    assert rows["nearly_orthogonal"].all()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 30),
+    st.floats(0.0, 0.3),
+    st.floats(1e-4, 0.05),
+    st.floats(0.0, 0.5),
+    st.floats(0.1, 1.0),
+)
+def test_the_largest_phi_meets_the_bound_with_equality(m, psi, epsilon_1, delta_1, share):
+    """The bound with the largest multipliers that phi allows is the target, exactly."""
+    target, k = 0.1, 1
+    phi = float(largest_phi(m, k, psi, epsilon_1, delta_1, share, 0.0, 1.0, target))
+    c = 1 + delta_1 + epsilon_1 * np.sqrt(1 + psi)
+    largest = c / (share * (1 - psi) - (m - 1) * phi)
+    assert largest > 0
+    assert epsilon_1 / (1 - k * phi * largest) == pytest.approx(target, rel=1e-6)
+
+
+def test_nothing_is_guaranteed_by_a_model_that_is_no_better_than_the_target():
+    assert np.isnan(largest_phi(5, 1, 0.0, 0.1, 0.0, 1.0, 0.0, 1.0, 0.1))
+    assert np.isnan(largest_phi(5, 1, 0.0, 0.01, 0.0, 1.0, 0.2, 1.0, 0.1))
+    assert np.isnan(largest_phi(5, 1, 1.0, 0.01, 0.0, 1.0, 0.0, 1.0, 0.1))
+    # Two samples, an exact KKT point: s = phi / (1 - phi) < 1 up to phi = 1/2.
+    assert largest_phi(2, 1, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.1) == 0.5
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""Data sets that scikit-learn brings along. NumPy arrays throughout."""
+"""Data sets that scikit-learn brings along, and random features. NumPy arrays throughout."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gaunlearn.types import Dataset
 
-__all__ = ["breast_cancer", "digits"]
+__all__ = ["breast_cancer", "digits", "relu_features"]
 
 
 def _split(
@@ -32,6 +33,24 @@ def _split(
     order = np.random.default_rng(seed).permutation(len(y))
     train, test = order[:m], order[m:][:n_test]
     return Dataset(x[train], y[train], x[test], y[test])
+
+
+def relu_features(data: Dataset, count: int, words: NDArray[np.uint32]) -> Dataset:
+    """sqrt(2 / count) relu(V x) in place of x, V with independent N(0, 1) entries: features whose
+    inner products have the mean ||x|| ||x'|| (sin t + (pi - t) cos t) / pi, t the angle between x
+    and x' (Rahimi and Recht 2007; Cho and Saul 2009). A linear model of them is a two-layer ReLU
+    network of which only the output weights are trained.
+
+    Args:
+        words: what the random numbers come from.
+    """
+    rng = np.random.default_rng(words.tolist())
+    directions = rng.normal(size=(count, np.shape(data.x)[1]))
+
+    def features(x):
+        return np.sqrt(2 / count) * np.maximum(x @ directions.T, 0.0)
+
+    return data._replace(x=features(data.x), x_test=features(data.x_test))
 
 
 def digits(

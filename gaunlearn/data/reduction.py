@@ -83,7 +83,7 @@ def reduce_problem(
     given: Coordinates,
     weights: Float[Array, "k n p+k"],
     u: Float[Array, " n"],
-    upper: Float[Array, "k n e"],
+    upper: Float[Array, "k n e"] | None = None,
 ) -> Problem:
     """Keep the coordinates of the training samples' span; fold all others into k columns.
 
@@ -91,10 +91,12 @@ def reduce_problem(
         given: samples with p coordinates, training samples zero from the ``span``-th on.
         weights: initial weights in these coordinates and k more, in which all samples are zero.
         u: output weights.
-        upper: columns of the layers above the first; none (e = 0) but of deep networks.
+        upper: columns of the layers above the first, of deep networks.
     """
     data, r = given.data, given.span
     k, p = weights.shape[0], data.x.shape[1]
+    if upper is None:
+        upper = jnp.zeros((*weights.shape[:2], 0), weights.dtype)
 
     def pad(coordinates):
         return jnp.pad(coordinates[:, :r], ((0, 0), (0, k + upper.shape[2])))

@@ -69,7 +69,8 @@ def section_digest(section: Section, directory: Path) -> str:
     """Of a section's parameters; of what is read of a file rather than its name and columns."""
     content = section.model_dump(mode="json", exclude_defaults=True)
     if isinstance(section, FileData):
-        content = {"kind": section.kind, "path": file_digest(section, directory)}
+        features = {key: content[key] for key in ("random_features",) if key in content}
+        content = {"kind": section.kind, "path": file_digest(section, directory), **features}
     return digest(content)
 
 

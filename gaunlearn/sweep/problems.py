@@ -17,6 +17,7 @@ from gaunlearn.data.distributions import (
     law_of,
     power_law,
 )
+from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
@@ -79,7 +80,7 @@ def _size_of_given(data: Any, directory: Path, content: str) -> tuple[int, int, 
         given = _file(data, directory, content)
     else:
         given = bundled_samples(data, 0)
-    return len(given.y), given.x.shape[1], len(given.y_test)
+    return len(given.y), data.random_features or given.x.shape[1], len(given.y_test)
 
 
 def data_size(data: Any, directory: Path) -> tuple[int, int, int]:
@@ -114,8 +115,7 @@ def _reduced(
     model: Model, given: Coordinates, weights: Array, keys: Array, n: Any, upper_scale: Any
 ) -> Problem:
     """A problem of n neurons, with the layers above the first if there are any."""
-    k, neurons, _ = weights.shape
-    upper = jnp.zeros((k, neurons, 0))
+    neurons, upper = weights.shape[1], None
     if model.is_deep:
         upper = initial_upper(keys, neurons, model.hidden - 1, n, upper_scale)
     return reduce_problem(given, weights, output_weights(model, neurons, n), upper)
@@ -231,16 +231,23 @@ def _build_synthetic(
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
 
 
-def _drawn(data: BundledData | PowerLawData, seed: int, directory: Path) -> Dataset:
+def _drawn(data: BundledData | PowerLawData | FileData, seed: int, directory: Path) -> Dataset:
     """A seed's samples, in the original dimensions."""
-    if isinstance(data, BundledData):
-        return bundled_samples(data, seed)
-    words = key_words("data", section_digest(data, directory), seed)
-    return power_law(words, data.m, data.n_test, data.d, data.exponent)
+    content = section_digest(data, directory)
+    if isinstance(data, PowerLawData):
+        words = key_words("data", content, seed)
+        return power_law(words, data.m, data.n_test, data.d, data.exponent)
+    if isinstance(data, FileData):
+        found = _file(data, directory, file_digest(data, directory))
+    else:
+        found = bundled_samples(data, seed)
+    if data.random_features is None:
+        return found
+    return relu_features(found, data.random_features, key_words("features", content, seed))
 
 
 def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) -> Problem:
-    if isinstance(data, FileData):
+    if isinstance(data, FileData) and data.random_features is None:
         given, d = _rotated_file(data, directory, file_digest(data, directory))
     else:
         given, basis = rotate(_drawn(data, seed, directory))

@@ -191,12 +191,14 @@ class PowerLawData(Section):
 class BundledData(Section):
     """One of scikit-learn's data sets, as they come (raw), centred and scaled to unit mean square
     norm, or with every sample then scaled to norm 1; samples that are not trained on are fresh, or
-    the first ``n_test`` of them.
+    the first ``n_test`` of them. With ``random_features``, so many ReLU features of them, drawn
+    anew for each seed, take the place of x.
     """
 
     m: int = Field(default=40, ge=2)
     n_test: int | None = Field(default=None, ge=0)
     scaling: Literal["raw", "centred", "normalised"] = "centred"
+    random_features: int | None = Field(default=None, ge=1, le=10**5)
 
 
 class DigitsData(BundledData):
@@ -215,7 +217,8 @@ class BreastCancerData(BundledData):
 class FileData(Section):
     """A user's .npz with x, y and optionally x_test, y_test, or a .parquet file with a column of
     labels, others of features (all but those named here, if none are named), and optionally one
-    that is true for test samples; a path relative to the spec's.
+    that is true for test samples; a path relative to the spec's. ``random_features`` as of
+    BundledData.
     """
 
     kind: Literal["file"]
@@ -223,6 +226,7 @@ class FileData(Section):
     label: str = "y"
     features: Annotated[tuple[str, ...] | None, BeforeValidator(_tuple), Field(min_length=1)] = None
     split: str | None = None
+    random_features: int | None = Field(default=None, ge=1, le=10**5)
 
 
 class LinearModel(Section):

@@ -65,6 +65,8 @@ _OF_MULTIPLIERS = (
     "delta_inherited",
     "bound_epsilon",
     "bound_delta",
+    "phi_guarantee",
+    "assumptions_hold",
 )
 _OF_UNLEARNED = (
     *(name_of_budget(a, b) for a in BUDGETS[0] for b in BUDGETS[1]),
