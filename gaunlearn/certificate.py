@@ -112,7 +112,8 @@ def _ceiling(
     would only cost the duality gap its digits.
     """
     excess = jnp.maximum(margins - 1, 0.0)
-    budget = delta * (1 - _TIED_UNITS * jnp.finfo(theta.dtype).eps)
+    # A little short of it: margins near 1 leave q_i - 1 few digits, and delta is to be within.
+    budget = delta * (1 - jnp.sqrt(jnp.finfo(theta.dtype).eps))
     ceiling = jnp.where(excess > 0, budget / jnp.where(excess > 0, excess, 1.0), jnp.inf)
     largest = jnp.sum(theta**2) / (model.homogeneity * jnp.maximum(margins, 1.0))
     return jnp.where(ceiling > 2 * largest, jnp.inf, ceiling)
