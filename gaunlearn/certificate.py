@@ -248,8 +248,8 @@ def certify_at(
     margins = y * _logits_of(model, candidate, u)
     least = jnp.min(jnp.where(retain, margins, jnp.inf))
     # A margin of rounding separates nothing: its sign is chance.
-    lengths = jnp.where(retain, jnp.linalg.norm(x, axis=1), 0.0)
-    noise = _MARGIN_UNITS * rounding * jnp.max(largest_logits(model, snapped, u, lengths))
+    kept = jnp.where(retain[:, None], x, 0.0)
+    noise = _MARGIN_UNITS * rounding * jnp.max(largest_logits(model, snapped, u, kept))
     separated = (least > noise) & jnp.isfinite(least) & ~candidate.snap_failed
     norm = jnp.where(separated, least, 1.0)
     shrink = norm ** (-1.0 / model.homogeneity)
@@ -258,7 +258,7 @@ def certify_at(
 
     ceiling = None if delta is None else _ceiling(model, theta, margins, delta)
     if model.is_deep:
-        factor = shrink ** jnp.arange(1.0, model.hidden + 1)
+        factor = shrink ** jnp.arange(1, model.hidden + 1, dtype=shrink.dtype)
         layers = Layers(theta, candidate.z * factor[:, None, None], kink, jnp.zeros_like(least))
         found = solve_layers(model, layers, x, y, retain, separated, ceiling)
         multipliers, gap = found.multipliers, found.gap

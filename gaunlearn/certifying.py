@@ -105,7 +105,8 @@ class Certificate:
             taus: budgets for tau, each 0 to 2: a path has a point as far from W as each allows, and
                 its end.
             towards: name -> weights of W's shape, such as a retrained model's. The path goes to
-                its certificate's W~ (same tolerances and tau budget as for W).
+                its certificate's W~ (same tolerances and tau budget as for W). A model that does
+                not separate the retain set has none, and its path adds nothing.
 
         Raises:
             ValueError: for input that has no meaning; it says which and what is allowed.

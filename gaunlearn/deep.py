@@ -226,7 +226,7 @@ def _solve_layer(
         [targets, (model.hidden - number) * jnp.where(retain, margins, 0.0)[None]]
     )
     kink = layers.kink[number] & retain
-    smooth = jnp.where(retain & ~kink & (layers.z[number] > 0), 1.0, 0.0)
+    smooth = (retain & ~kink & (layers.z[number] > 0)).astype(mass.dtype)
     tied = jnp.concatenate([smooth, retain[None].astype(smooth.dtype)])
     free = jnp.concatenate([kink, jnp.zeros((1, len(y)), bool)])
     weights = jnp.append(mass, 1.0)
@@ -266,7 +266,8 @@ def solve_layers(
         ceiling: upper bounds on the multipliers, inf where there is none.
     """
     squared_norm = jnp.sum(layers.weights**2)
-    slopes = jnp.where(layers.kink, _UNDECIDED, jnp.where(layers.z > 0, 1.0, 0.0))
+    active = (layers.z > 0).astype(layers.z.dtype)
+    slopes = jnp.where(layers.kink, _UNDECIDED, active)
     nothing = Multipliers(jnp.zeros_like(y), slopes, jnp.zeros_like(squared_norm))
 
     def sweep(_, best):

@@ -5,8 +5,8 @@ dials trade their numbers against each other.
 
 *tau against epsilon*: W~ may be anywhere. Here it moves along paths that start at W^, projected
 onto the kinks of a better point E (a limit, a retrained model), and follow the great circle to E:
-on all of it E's kinks are kinks, so that epsilon falls to that of E while tau grows. The ladder of
-kink tolerances (``certificate``) is a path of its own.
+on all of it E's kinks are kinks (not of deep networks), so that epsilon falls to that of E while
+tau grows. The ladder of kink tolerances (``certificate``) is a path of its own.
 
 *delta against epsilon*: at one W~ the least epsilon under lambda_i (q_i - 1) <= delta is a bounded
 least-squares problem, convex, solved to its minimum for each delta.

@@ -239,13 +239,17 @@ def active_pairs(
 
 
 def largest_logits(
-    model: Model, weights: Float[Array, "n r"], u: Float[Array, " n"], lengths: Float[Array, " m"]
+    model: Model, weights: Float[Array, "n r"], u: Float[Array, " n"], x: Float[Array, "m r"]
 ) -> Float[Array, " m"]:
-    """What a network of these norms may give to samples of these lengths: the unit of rounding."""
-    size = lengths * jnp.linalg.norm(weights)
+    """What such weights may give to each sample: the unit of its logit's rounding. Of deep
+    networks, what the output weights may give to the last hidden layer's values: a bound from all
+    layers' norms would grow with a power of n.
+    """
     if not model.is_deep:
+        size = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(weights)
         return size**model.power * jnp.linalg.norm(u)
     hidden, out = upper_layers(model, weights)
+    values = activation(model, preactivations(weights, x))
     for layer in hidden:
-        size = size * jnp.linalg.norm(layer)
-    return size * jnp.linalg.norm(out)
+        values = activation(model, layer @ values)
+    return jnp.linalg.norm(out) * jnp.linalg.norm(values, axis=0)

@@ -336,7 +336,12 @@ RESULTS: tuple[Column, ...] = (
         _NOT_SEPARATED,
     ),
     Column("kink_tol", "float64", "tolerance at which pairs were snapped", "0 to 1"),
-    Column("kink_pairs", "int32", "retained pairs at a kink of that point", "0 to m n"),
+    Column(
+        "kink_pairs",
+        "int32",
+        "retained pairs at a kink of that point, in all layers",
+        "0 to m n times hidden layers",
+    ),
     Column(
         "kkt_gap",
         "float64",
@@ -387,8 +392,8 @@ RESULTS: tuple[Column, ...] = (
     Column(
         "sign_flips",
         "int32",
-        "retained (neuron, sample) pairs whose ReLU sign unlearning changed",
-        "0 to m n",
+        "retained (neuron, sample) pairs, of all hidden layers, whose ReLU sign unlearning changed",
+        "0 to m n times hidden layers",
         _NOT_TRAINED,
     ),
     Column(
@@ -413,13 +418,16 @@ RESULTS: tuple[Column, ...] = (
         f"the largest phi at which epsilon_inherited <= {GUARANTEED_EPSILON:g} is certain if no "
         "retained sign flips, given what else is known of the trained model (docs/mathematics.md)",
         "0 to 1",
-        f"the residual before the step is {GUARANTEED_EPSILON:g} or more, psi is 1 or more, method "
+        f"the trained model's residual with derivatives 1[z > 0] (large where there are kinks) and "
+        f"what step_fraction leaves of the forget set's gradients are together "
+        f"{GUARANTEED_EPSILON:g} or more, psi is 1 or more, method "
         f"is not ascent, the model's homogeneity is above 1, or {_NOT_TRAINED}",
     ),
     Column(
         "assumptions_hold",
         "bool",
-        "whether phi <= phi_guarantee and sign_flips is 0: all that the guarantee assumes",
+        "whether phi <= phi_guarantee and sign_flips is 0, all that the guarantee assumes; false "
+        "where phi_guarantee has no value",
         "bool",
     ),
     Column(

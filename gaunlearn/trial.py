@@ -255,11 +255,11 @@ def _without_noise(
     """Logits or margins, 0 where they are rounding: neurons that unlearning takes to zero leave
     some, and its sign is nobody's class.
     """
-    lengths = jnp.linalg.norm(x, axis=1)
     if model.homogeneity == 1:
+        lengths = jnp.linalg.norm(x, axis=1)
         scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * lengths
     else:
-        scale = largest_logits(model, weights, problem.u, lengths)
+        scale = largest_logits(model, weights, problem.u, x)
     noise = _ZERO_UNITS * jnp.finfo(outputs.dtype).eps * scale
     return jnp.where(jnp.abs(outputs) <= noise, 0.0, outputs)
 

@@ -102,6 +102,22 @@ def test_epsilon_is_that_of_nonnegative_least_squares_over_autodiff_gradients(mo
         assert found.gap <= 1e-12
 
 
+@pytest.mark.parametrize("depth", [4, 6, 8])
+def test_margins_of_deep_networks_are_not_taken_for_rounding_in_float32(depth):
+    """Labels are the signs of the logits, which are right to 1e-6: such networks separate."""
+    model, n = deep_relu(depth), 64
+    rng = np.random.default_rng(depth)
+    extra = upper_columns(model, n)
+    x = np.pad(rng.normal(size=(M, D)) / np.sqrt(D), ((0, 0), (0, extra))).astype(np.float32)
+    weights = rng.normal(size=(n, D + extra)) * np.sqrt(2 / n)
+    weights = weights.astype(np.float32)
+    u = np.asarray(output_weights(model, n), np.float32)
+    labels = np.sign(outputs(model, weights, u, x)).astype(np.float32)
+    found = certificate(model, weights, u, x, labels, np.float32(0.0))
+    assert found.separated
+    assert found.epsilon.dtype == np.float32
+
+
 @each_model
 def test_a_bound_on_the_multipliers_is_kept_and_costs_epsilon(model):
     weights, u, x, y = trained_a_little(model, 1)
