@@ -37,7 +37,10 @@ TAUS = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 class _Judged(NamedTuple):
-    """What a certificate is about: checked arguments of ``certify``."""
+    """What a certificate is about: checked arguments of ``certify``, and its answer.
+
+    ``found`` (l, 3): epsilon, delta and tau at each tolerance.
+    """
 
     W: Float
     u: Float
@@ -47,6 +50,7 @@ class _Judged(NamedTuple):
     model: Model
     kink_tols: Float
     tau_budget: float
+    found: Float
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,13 @@ def certify(
     budget = tau_budget_of(tau_budget)
     # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
     small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
-    judged = _Judged(w, out, x_, y_, mask, model, tols, budget)
-    mask = small.widen(mask)
+    wide = small.widen(mask)
     with jax.enable_x64(True):
         each, best = jax.device_get(
-            rungs(model, small.weights, small.u, small.x, small.y, mask, tols, budget)
+            rungs(model, small.weights, small.u, small.x, small.y, wide, tols, budget)
         )
+    found = np.stack([each.epsilon, each.delta, each.tau], axis=1)
+    judged = _Judged(w, out, x_, y_, mask, model, tols, budget, found)
     (n, _), m = w.shape, len(y_)
 
     def public(c, ladder=()):
@@ -256,8 +261,8 @@ def certify(
 
 @partial(jax.jit, static_argnames="model")
 def _triples(model, weights, others, u, x, y, retain, kink_tols, tau_budget, deltas, taus):
-    """Positions (k, t + 1) on the paths, triples (p, b) of all points, those of the ladder first,
-    and what the ladder itself says, (l,).
+    """Positions (k, t + 1) on the paths, and triples (p, b) of all points: those of the ladder
+    first, then those of each path.
     """
     problem = u, x, y, retain
     ladder, _ = rungs(model, weights, *problem, kink_tols, tau_budget)
@@ -270,11 +275,9 @@ def _triples(model, weights, others, u, x, y, retain, kink_tols, tau_budget, del
         for path, where in zip(paths, positions, strict=True)
     ]
     at_rounding = jnp.minimum(kink_tols[0], 0.0)
-    epsilon, delta, tau = bounded_triples(
-        model, weights, *problem, jnp.concatenate([ladder.weights, *points]), at_rounding, deltas
-    )
-    tau = tau.at[: len(ladder.tau)].set(ladder.tau[:, None])
-    return jnp.stack(positions), (epsilon, delta, tau), (ladder.epsilon, ladder.delta, ladder.tau)
+    all_points = jnp.concatenate([ladder.weights, *points])
+    bounded = bounded_triples(model, weights, *problem, all_points, at_rounding, deltas)
+    return jnp.stack(positions), bounded
 
 
 def _budgets(name: str, given: Sequence[float], largest: float) -> Float:
@@ -311,7 +314,7 @@ def _frontier_of(
     own = judged.W / (np.abs(judged.W).max() or 1.0)
     small = reduce(own, judged.u, judged.x, judged.y, linear=linear, others=others)
     with jax.enable_x64(True):
-        positions, bounded, free = jax.device_get(
+        positions, bounded = jax.device_get(
             _triples(
                 judged.model,
                 small.weights,
@@ -326,17 +329,18 @@ def _frontier_of(
                 taus,
             )
         )
-    rung_tolerances = np.maximum(judged.kink_tols[: len(free[0])], 0.0)
-    names = ["snapped"] * len(free[0])
+    # The ladder's own numbers are taken as certify gave them: another program rounds otherwise.
+    free, bounded = judged.found, np.stack(bounded, axis=-1)
+    rung_count = len(free)
+    bounded[:rung_count, :, 2] = free[:, None, 2]
+    names = ["snapped"] * rung_count
     names += [name for name in ("limit", *towards) for _ in range(positions.shape[1])]
-    places = np.concatenate([rung_tolerances, positions.ravel()])
+    places = np.concatenate([np.maximum(judged.kink_tols[:rung_count], 0.0), positions.ravel()])
     path, position = (
-        np.concatenate([each[: len(free[0])], np.repeat(each, len(deltas))])
+        np.concatenate([each[:rung_count], np.repeat(each, len(deltas))])
         for each in (np.asarray(names), places)
     )
-    triples = np.stack(
-        [np.concatenate([a, b.ravel()]) for a, b in zip(free, bounded, strict=True)], axis=1
-    )
+    triples = np.concatenate([free, bounded.reshape(-1, 3)])
     kept = _not_beaten(triples)
     kept = kept[np.lexsort((triples[kept, 1], triples[kept, 2]))]
     epsilon, delta, tau = triples[kept].T.copy()

@@ -42,6 +42,10 @@ def test_trading_epsilon_against_tau_by_hand():
     to_limit = 1 - (1 + A) / np.sqrt(2 * (1 + A**2))
     assert frontier.least_epsilon(delta, 1.001 * to_limit) == pytest.approx(0.0, abs=1e-12)
     assert frontier.least_epsilon(delta, 0.999 * to_limit) > 0.1
+    assert frontier.path[-1] == "limit"
+    assert frontier.position[-1] == 1
+    assert frontier.position[0] == 0
+    assert len(frontier.position) == len(frontier.path) == len(frontier.epsilon)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def test_no_triple_beats_another_and_the_certificate_is_met(unlearned):
         others = np.delete(triples, place, axis=0)
         assert not np.any(np.all(others <= triple, axis=1))
     for rung in found.ladder:
-        assert frontier.least_epsilon(rung.delta, rung.tau) <= rung.epsilon * (1 + 1e-9) + 1e-12
+        assert frontier.least_epsilon(rung.delta, rung.tau) <= rung.epsilon
     assert np.all(np.diff(frontier.tau) >= 0)
     assert {"snapped", "limit"} <= set(frontier.path)
 
