@@ -18,25 +18,20 @@ from gaunlearn.certifying import (
     Certificate,
     Frontier,
     certify,
-    model_from,
     rungs,
     tau_budget_of,
     tolerances,
 )
-from gaunlearn.checks import (
-    check_forget,
-    check_retain,
-    check_samples,
-    check_weights,
-)
+from gaunlearn.checks import check_forget, check_retain, check_samples
 from gaunlearn.coordinates import reduce
+from gaunlearn.given import UserWeights, read_network
 from gaunlearn.losses import LOSSES
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.sweep.store import Run, load
 from gaunlearn.training import margins
-from gaunlearn.unlearning import METHODS, Effort, Situation
+from gaunlearn.unlearning import METHODS, OF_DEGREE_ONE, Effort, Situation
 
 __all__ = [
     "Certificate",
@@ -91,12 +86,12 @@ class Unlearned:
     """What a method of unlearning makes of weights.
 
     Attributes:
-        W: the unlearned weights, of the given weights' shape.
+        W: the unlearned weights, in the form of the given ones.
         gradients: what they cost, in gradients of single samples; a margin alone counts half, a
             linear system of the size of the sample nothing.
     """
 
-    W: Float = field(repr=False)
+    W: UserWeights = field(repr=False)
     gradients: float
 
 
@@ -136,26 +131,25 @@ def ascend(
     kink_tol: float | Sequence[float] | None = KINK_TOLS,
     tau_budget: float = TAU_BUDGET,
     leak: float = 0.0,
-) -> Float:
+    power: int = 1,
+) -> UserWeights:
     """One gradient-ascent step on the forget set, of the size in MYV's theorem for fraction 1.
 
-    ``W_hat = W - step_fraction * q_min * sum_F lambda_r y_r h_r`` with the multipliers lambda and
-    Clarke gradients h of ``certify(W, u, x, y)`` on all samples; q_min, the least margin of W,
-    takes the normalised step to the scale of W.
+    ``W_hat = W - step_fraction * s * sum_F lambda_r y_r h_r`` with the multipliers lambda and
+    Clarke gradients h of ``certify(W, u, x, y)`` on all samples; s takes the normalised step to the
+    scale of W: the least margin of W, or its root of the model's degree of homogeneity.
 
     Args:
-        W: trained weights (n, d), or (d,) of the linear model.
-        u: output weights (n,), or None for the linear model.
+        W, u: trained weights and output weights, as for ``certify``.
         x: all training samples (m, d), the forgotten ones among them.
         y: labels (m,), +1 or -1.
         forget: an index, indices, or a boolean mask (m,).
         step_fraction: 0 changes nothing, 1 is the theorem's step.
         kink_tol: as for ``certify``.
-        tau_budget: as for ``certify``.
-        leak: as for ``certify``.
+        tau_budget, leak, power: as for ``certify``.
 
     Returns:
-        The unlearned weights, of the shape and at the scale of W.
+        The unlearned weights, in the form and at the scale of W.
 
     Raises:
         ValueError: for input that has no meaning, among it a model that does not separate the
@@ -168,7 +162,7 @@ def ascend(
     if not (isinstance(step_fraction, Real) and np.isfinite(step_fraction)):
         raise ValueError(f"step_fraction must be a finite number, not {step_fraction!r}")
     effort = Effort(np.asarray(float(step_fraction)), np.asarray(1), np.asarray(0.0))
-    how = _Judging(kink_tol, tau_budget, leak)
+    how = _Judging(kink_tol, tau_budget, leak, power)
     return _unlearned_by("ascent", W, u, x, y, forget, effort, "logistic", how).W
 
 
@@ -187,6 +181,7 @@ def unlearn(
     kink_tol: float | Sequence[float] | None = KINK_TOLS,
     tau_budget: float = TAU_BUDGET,
     leak: float = 0.0,
+    power: int = 1,
 ) -> Unlearned:
     """Forget some samples by one of the methods that gradient ascent is compared with.
 
@@ -201,14 +196,15 @@ def unlearn(
             labels on the forget set),
             ``newton`` (certified removal), ``corrected_ascent`` (the theorem's step with the
             retained multipliers solved for anew) or ``limit_polishing`` (ascent, then the limit
-            of training on the retain set).
+            of training on the retain set). The last three need a model that is homogeneous of
+            degree 1.
         step_fraction: the method's dial, 1 is the method as it is meant. It multiplies the step,
             or the learning rate of methods that descend, so that 0 changes nothing; with 0,
             gradient_difference descends on the retain set and limit_polishing starts from W.
         steps: of the methods that take several.
         learning_rate: of each step of descent, divided by the loss as in ``normalized_gd``.
         loss: ``logistic`` or ``exponential``: what W was trained with.
-        kink_tol, tau_budget, leak: as for ``certify``.
+        kink_tol, tau_budget, leak, power: as for ``certify``.
 
     Returns:
         The unlearned weights, at the scale of W (limits at its norm), and what they cost.
@@ -233,7 +229,7 @@ def unlearn(
         if not (isinstance(number, Real) and np.isfinite(number) and number >= 0):
             raise ValueError(f"{name} must be a finite number, 0 or more, not {number!r}")
     effort = Effort(np.asarray(float(step_fraction)), np.asarray(steps), np.asarray(learning_rate))
-    how = _Judging(kink_tol, tau_budget, leak)
+    how = _Judging(kink_tol, tau_budget, leak, power)
     return _unlearned_by(method, W, u, x, y, forget, effort, loss, how)
 
 
@@ -243,6 +239,7 @@ class _Judging(NamedTuple):
     kink_tol: float | Sequence[float] | None
     tau_budget: float
     leak: float
+    power: int
 
 
 def _unlearned_by(
@@ -257,13 +254,18 @@ def _unlearned_by(
     how: _Judging,
 ) -> Unlearned:
     x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    order, model = check_forget(forget, len(y_)), model_from(u, how.leak)
+    network = read_network(W, u, x_.shape[1], how.leak, how.power)
+    model = network.model
+    if method in OF_DEGREE_ONE and model.homogeneity > 1:
+        raise ValueError(
+            f"method {method} needs a model that is homogeneous of degree 1; this one's degree is"
+            f" {model.homogeneity}"
+        )
+    order = check_forget(forget, len(y_))
     tols, budget = tolerances(how.kink_tol), tau_budget_of(how.tau_budget)
-    small = reduce(w, out, x_, y_, linear=u is None)
+    small = reduce(network, x_, y_)
     problem = small.u, small.x, small.y
-    # A certificate does not depend on the scale; at this one squares neither overflow nor vanish.
-    unit = small.weights / (np.abs(w).max() or 1.0)
+    unit = small.weights * network.to_unit()
     everything, retain, order = map(small.widen, (order >= 0, order == 0, order))
     with jax.enable_x64(True):
         _, original = rungs(model, unit, *problem, everything, tols, budget)
@@ -273,8 +275,9 @@ def _unlearned_by(
             )
         arguments = small.weights, *problem, order, retain, original, tols, budget, effort
         found = jax.device_get(_apply(model, loss, method, *arguments))
-    unlearned = w + small.lift(found.weights - small.weights)
-    return Unlearned(unlearned[0] if u is None else unlearned, float(found.gradients))
+    # What is not changed stays as it was given, to the bit.
+    change = small.lift(found.weights - small.weights)
+    return Unlearned(jax.tree.map(np.add, network.weights, change), float(found.gradients))
 
 
 def find_limit(
@@ -309,16 +312,18 @@ def find_limit(
     (array([ 0.5 , -0.25]), array([0.25  , 0.0625]), 'converged')
     """
     x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    mask, model = check_retain(retain, len(y_)), model_from(u, leak)
-    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
+    network = read_network(W, u, x_.shape[1], leak)
+    model = network.model
+    if not model.has_limit:
+        raise ValueError("W is a list of layers: limits are solved for in two-layer networks only")
+    mask = check_retain(retain, len(y_))
+    small = reduce(network.scaled(network.to_unit()), x_, y_)
     mask = small.widen(mask)
     with jax.enable_x64(True):
         found = jax.device_get(_solve_limit(model, small.weights, small.u, small.x, small.y, mask))
-    (n, _), m = w.shape, len(y_)
-    weights = small.lift(found.weights)
+    n, m = len(network.first), len(y_)
     return Limit(
-        W=weights[0] if u is None else weights,
+        W=small.lift(found.weights),
         multipliers=found.multipliers[:m],
         status=_limit.STATUSES[int(found.status)],
         iterations=int(found.iterations),

@@ -13,17 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from gaunlearn import certificate as _certificate
 from gaunlearn.certificate import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
-from gaunlearn.checks import check_leak, check_retain, check_samples, check_weights
+from gaunlearn.checks import check_retain, check_samples
 from gaunlearn.coordinates import reduce
 from gaunlearn.frontier import bounded_triples, path_to, point_on, position_within
+from gaunlearn.given import GivenNetwork, UserWeights, read_network, read_weights
 from gaunlearn.limit import find_limit
-from gaunlearn.models import LINEAR, Model, leaky_relu
 
 __all__ = [
     "Certificate",
     "Frontier",
     "certify",
-    "model_from",
     "rungs",
     "tau_budget_of",
     "tolerances",
@@ -42,12 +41,10 @@ class _Judged(NamedTuple):
     ``found`` (l, 3): epsilon, delta and tau at each tolerance.
     """
 
-    W: Float
-    u: Float
+    network: GivenNetwork
     x: Float
     y: Float
     retain: NDArray[np.bool_]
-    model: Model
     kink_tols: Float
     tau_budget: float
     found: Float
@@ -67,10 +64,12 @@ class Certificate:
         multipliers: lambda (m,), dual variables; 0 outside the retain set.
         kink_pairs: how many retained (neuron, sample) pairs sit at a kink of W~.
         separated: whether W~ classifies the retain set; if not, numbers are NaN.
-        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i).
+        coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i), so that
+            ``(u[:, None] * c) @ (y[:, None] * x)`` is sum_i lambda_i y_i h_i; of deep networks
+            (h, n, m), hidden layers first.
         kink_tol: the tolerance that was used.
         gap: relative duality gap of the least-squares problem for the multipliers.
-        weights: W~, of the given weights' shape.
+        weights: W~, in the form of the given weights.
         margins: q (m,), the margins of W~ on all samples.
         ladder: the certificates at every tolerance tried, best or not; empty in their own.
     """
@@ -84,7 +83,7 @@ class Certificate:
     coefficients: Float = field(repr=False)
     kink_tol: float
     gap: float
-    weights: Float = field(repr=False)
+    weights: UserWeights = field(repr=False)
     margins: Float = field(repr=False)
     ladder: tuple["Certificate", ...] = field(default=(), repr=False)
     _judged: "_Judged | None" = field(default=None, repr=False, compare=False)
@@ -99,10 +98,10 @@ class Certificate:
         """Which triples (epsilon, delta, tau) the weights W satisfy, as far as is found.
 
         W~ moves along paths: ``snapped``, the ladder of kink tolerances; ``limit``, from W to the
-        limit that training on the retain set would reach from it (``find_limit``); and one to each
-        model in ``towards``. At every point the least epsilon is solved for under
-        lambda_i (q_i - 1) <= delta (``gaunlearn/frontier.py`` has the details). The result is the
-        same whichever rung of a ladder it is asked of.
+        limit that training on the retain set would reach from it (``find_limit``; there is none for
+        squared ReLU and deep networks); and one to each model in ``towards``. At every point the
+        least epsilon is solved for under lambda_i (q_i - 1) <= delta (``gaunlearn/frontier.py`` has
+        the details). The result is the same whichever rung of a ladder it is asked of.
 
         Args:
             deltas: budgets for delta, each positive; inf is none.
@@ -153,12 +152,6 @@ def rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
     return each, _certificate.choose(each, tau_budget)
 
 
-def model_from(u: ArrayLike | None, leak: float) -> Model:
-    """The architecture that a user's output weights and slope below 0 mean."""
-    leak = check_leak(leak, linear=u is None)
-    return LINEAR if u is None else leaky_relu(leak)
-
-
 def tolerances(kink_tol: float | Sequence[float] | None) -> Float:
     """A user's ladder as an array; None, kinks ignored, is the negative tolerance."""
     if kink_tol is None:
@@ -190,13 +183,17 @@ def certify(
     kink_tol: float | Sequence[float] | None = KINK_TOLS,
     tau_budget: float = TAU_BUDGET,
     leak: float = 0.0,
+    power: int = 1,
 ) -> Certificate:
     """How nearly W is a KKT point of the max-margin problem on the retain set (MYV).
 
     Args:
-        W: weights (n, d) of the two-layer ReLU network sum_j u_j relu(<w_j, x>), or (d,) of the
-            linear model.
-        u: output weights (n,), or None for the linear model.
+        W: weights (n, d) of the two-layer ReLU network sum_j u_j relu(<w_j, x>); (d,) of the
+            linear model; or a list [W_1, ..., W_H, v] of the layers of a deep bias-free ReLU
+            network v . relu(W_H ... relu(W_1 x)), all of it trained: W_1 (n, d), the others (n, n),
+            v (n,). Two to eight of them.
+        u: output weights (n,), which are not trained; None for the linear model and for a list of
+            layers.
         x: samples (m, d).
         y: labels (m,), +1 or -1.
         retain: indices or a boolean mask (m,) of the samples to certify on; None is all.
@@ -207,6 +204,7 @@ def certify(
         tau_budget: of the ladder, the least epsilon with tau within this budget is returned (of
             several that differ by rounding, the first); if none is within it, the least tau.
         leak: slope of the activation below 0, in [0, 1); 0 is ReLU.
+        power: the two-layer network's activation is ReLU to this power, 1 or 2.
 
     Returns:
         The best certificate; its ``ladder`` holds the one at every tolerance. A model that does
@@ -220,23 +218,21 @@ def certify(
     0.0
     """
     x_, y_ = check_samples(x, y)
-    w, out = check_weights(W, u, x_.shape[1])
-    mask, model = check_retain(retain, len(y_)), model_from(u, leak)
+    network = read_network(W, u, x_.shape[1], leak, power)
+    mask = check_retain(retain, len(y_))
     tols = tolerances(kink_tol)
     budget = tau_budget_of(tau_budget)
-    # Nothing depends on W's scale; at norm 1 squares neither overflow nor vanish.
-    small = reduce(w / (np.abs(w).max() or 1.0), out, x_, y_, linear=u is None)
+    small = reduce(network.scaled(network.to_unit()), x_, y_)
     wide = small.widen(mask)
     with jax.enable_x64(True):
         each, best = jax.device_get(
-            rungs(model, small.weights, small.u, small.x, small.y, wide, tols, budget)
+            rungs(network.model, small.weights, small.u, small.x, small.y, wide, tols, budget)
         )
     found = np.stack([each.epsilon, each.delta, each.tau], axis=1)
-    judged = _Judged(w, out, x_, y_, mask, model, tols, budget, found)
-    (n, _), m = w.shape, len(y_)
+    judged = _Judged(network, x_, y_, mask, tols, budget, found)
+    n, m = len(network.first), len(y_)
 
     def public(c, ladder=()):
-        snapped = small.lift(c.weights)
         return Certificate(
             epsilon=float(c.epsilon),
             delta=float(c.delta),
@@ -244,10 +240,10 @@ def certify(
             multipliers=c.multipliers[:m],
             kink_pairs=int(c.kink_pairs),
             separated=bool(c.separated),
-            coefficients=c.coefficients[:n, :m],
+            coefficients=c.coefficients[..., :n, :m],
             kink_tol=float(c.kink_tol),
             gap=float(c.gap),
-            weights=snapped[0] if u is None else snapped,
+            weights=small.lift(c.weights),
             margins=c.margins[:m],
             ladder=ladder,
             _judged=judged,
@@ -296,27 +292,25 @@ def _budgets(name: str, given: Sequence[float], largest: float) -> Float:
 def _frontier_of(
     judged: _Judged, deltas: Float, taus: Float, towards: dict[str, ArrayLike]
 ) -> Frontier:
-    linear = judged.model == LINEAR
+    network = judged.network
     reserved = sorted({"snapped", "limit"} & set(towards))
     if reserved:
         raise ValueError(f"towards: {reserved[0]!r} is the name of a path that there always is")
     others = []
     for name, given in towards.items():
-        try:
-            other, _ = check_weights(given, None if linear else judged.u, judged.x.shape[1])
-        except ValueError as error:
-            raise ValueError(f"towards[{name!r}]: {error}") from None
-        if other.shape != judged.W.shape:
+        where = f"towards[{name!r}]"
+        first, upper = read_weights(network.model, given, judged.x.shape[1], where)
+        if first.shape != network.first.shape:
             raise ValueError(
-                f"towards[{name!r}] must have the shape of W, {judged.W.shape}, not {other.shape}"
+                f"{where} must have the shape of W, {network.first.shape}, not {first.shape}"
             )
-        others.append(other / (np.abs(other).max() or 1.0))
-    own = judged.W / (np.abs(judged.W).max() or 1.0)
-    small = reduce(own, judged.u, judged.x, judged.y, linear=linear, others=others)
+        other = network._replace(first=first, upper=upper)
+        others.append(other.scaled(other.to_unit()))
+    small = reduce(network.scaled(network.to_unit()), judged.x, judged.y, others)
     with jax.enable_x64(True):
         positions, bounded = jax.device_get(
             _triples(
-                judged.model,
+                network.model,
                 small.weights,
                 list(small.others),
                 small.u,

@@ -6,18 +6,16 @@ that says so.
 
 import difflib
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "as_numbers",
     "check_forget",
-    "check_leak",
     "check_retain",
     "check_samples",
-    "check_weights",
     "did_you_mean",
 ]
 
@@ -29,7 +27,12 @@ def did_you_mean(given: Any, allowed: Iterable[Any]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _numbers(value: ArrayLike, name: str) -> NDArray[np.float64]:
+def as_numbers(value: ArrayLike, name: str) -> NDArray[np.float64]:
+    """A float64 array of any shape.
+
+    Raises:
+        ValueError: it is ragged, or holds something else than real numbers.
+    """
     try:
         raw: NDArray[Any] = np.asarray(value)
     except ValueError:
@@ -51,7 +54,7 @@ def check_samples(
     Raises:
         ValueError: wrong shapes; labels other than +1 and -1; NaN or infinite features.
     """
-    x, y = _numbers(x, f"{where}x"), _numbers(y, f"{where}y")
+    x, y = as_numbers(x, f"{where}x"), as_numbers(y, f"{where}y")
     if x.ndim != 2 or x.shape[1] < 1 or (training and x.shape[0] < 1):
         raise ValueError(f"{where}x must have shape (m, d), m and d at least 1, not {x.shape}")
     if y.shape != x.shape[:1]:
@@ -127,41 +130,3 @@ def check_forget(forget: ArrayLike, m: int) -> NDArray[np.int64]:
     order = np.zeros(m, np.int64)
     order[places] = np.arange(1, len(places) + 1)
     return order
-
-
-def check_weights(
-    weights: ArrayLike, u: ArrayLike | None, d: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """W (n, d) and u (n,); for u = None, the linear model, W (d,) becomes (1, d) and u [1].
-
-    Raises:
-        ValueError: wrong shapes, NaN or infinite entries.
-    """
-    w = _numbers(weights, "W")
-    if u is None:
-        if w.shape != (d,):
-            raise ValueError(f"W must have shape ({d},) when u is None, not {w.shape}")
-        w, out = w[None, :], np.ones(1)
-    else:
-        out = _numbers(u, "u")
-        if w.ndim != 2 or w.shape[0] < 1 or w.shape[1] != d:
-            raise ValueError(f"W must have shape (n, {d}) to match x, not {w.shape}")
-        if out.shape != w.shape[:1]:
-            raise ValueError(f"u must have shape ({w.shape[0]},) to match W, not {out.shape}")
-    for name, array in (("W", w), ("u", out)):
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} has NaN or infinite entries")
-    return w, out
-
-
-def check_leak(leak: float, *, linear: bool) -> float:
-    """The activation's slope below 0.
-
-    Raises:
-        ValueError: not a number in [0, 1), or not 0 for the linear model.
-    """
-    if not (isinstance(leak, Real) and 0 <= leak < 1):
-        raise ValueError(f"leak must be a number in [0, 1), not {leak!r}")
-    if linear and leak:
-        raise ValueError(f"leak is {leak:g}, but u is None: the linear model has no activation")
-    return float(leak)

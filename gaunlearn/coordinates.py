@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gaunlearn.given import GivenNetwork, UserWeights
+from gaunlearn.models import upper_columns
+
 __all__ = ["Reduced", "reduce"]
 
 Float = NDArray[np.float64]
@@ -17,18 +20,21 @@ _LEAST, _FINE = 8, 64
 
 
 class Reduced(NamedTuple):
-    """Weights (n, d) and samples (m, d) in an orthonormal basis of the samples' span.
+    """UserWeights (n, d) and samples (m, d) in an orthonormal basis of the samples' span.
 
     The rest of each neuron is one more coordinate, in which all samples are zero, and what other
-    weights have beside it one for each of them.
+    weights have beside it one for each of them. Behind these stand the columns of the layers above
+    the first, if there are any.
 
     Attributes:
         weights: (N, R); rows from n on are zero, and so are the neurons' output weights.
         u: (N,).
         x: (M, R); samples from m on are zero and belong to no set of samples.
         y: (M,); they have a label all the same.
+        network: whose coordinates these are.
         basis: (d, r), r = min(m, d).
         direction: (n, d), unit vectors along what each neuron has outside the span.
+        rest: the column that is along it.
         others: other weights, each (N, R).
     """
 
@@ -36,19 +42,28 @@ class Reduced(NamedTuple):
     u: Float
     x: Float
     y: Float
+    network: GivenNetwork
     basis: Float
     direction: Float
+    rest: int
     others: tuple[Float, ...] = ()
 
     def widen(self, of_samples: NDArray[Any]) -> NDArray[Any]:
         """Values of the m samples, (m,), and zeros for those that are not there, (M,)."""
         return _room(of_samples, self.y.shape)
 
-    def lift(self, weights: Float) -> Float:
-        """Weights (N, R) in the original coordinates, (n, d)."""
-        own = weights[: len(self.direction)]
-        rest = own[:, -1 - len(self.others), None]
-        return own[:, : self.basis.shape[1]] @ self.basis.T + rest * self.direction
+    def lift(self, weights: Float) -> UserWeights:
+        """UserWeights (N, R) in the original coordinates and in the network's form."""
+        n, r = len(self.direction), self.basis.shape[1]
+        own = weights[:n]
+        first = own[:, :r] @ self.basis.T + own[:, self.rest, None] * self.direction
+        upper = self.network.upper
+        if self.network.model.is_deep:
+            behind = own[:, -upper_columns(self.network.model, len(weights)) :]
+            layers = self.network.model.hidden - 1
+            blocks = behind[:, :-1].reshape(n, layers, len(weights))[:, :, :n].reshape(n, -1)
+            upper = np.concatenate([blocks, behind[:, -1:]], axis=1)
+        return self.network._replace(first=first, upper=upper).weights
 
 
 def _size(count: int) -> int:
@@ -63,27 +78,38 @@ def _room(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return wide
 
 
+def _upper_with_room(network: GivenNetwork, neurons: int) -> Float:
+    """The columns of the layers above the first, with rows and columns for more neurons."""
+    if not network.model.is_deep:
+        return np.zeros((neurons, 0))
+    n, layers = len(network.first), network.model.hidden - 1
+    blocks = network.upper[:, :-1].reshape(n, layers, n)
+    wide = _room(blocks, (neurons, layers, neurons)).reshape(neurons, -1)
+    return np.concatenate([wide, _room(network.upper[:, -1:], (neurons, 1))], axis=1)
+
+
 def reduce(
-    w: Float, u: Float, x: Float, y: Float, *, linear: bool, others: Sequence[Float] = ()
+    network: GivenNetwork, x: Float, y: Float, others: Sequence[GivenNetwork] = ()
 ) -> Reduced:
-    """The coordinates of weights w (n, d) and samples x (m, d).
+    """The coordinates of a network and samples x (m, d), labels y (m,).
 
     Inner products, hence pre-activations, norms and certificates, are the same in them.
 
     Args:
-        u: output weights (n,).
-        linear: of the linear model: there is no room for neurons beside its one.
-        others: further weights (n, d), in the same coordinates.
+        others: further networks of the same shapes, in the same coordinates.
     """
-    n, (m, d) = len(w), x.shape
+    n, (m, d) = len(network.first), x.shape
     basis = np.linalg.qr(x.T)[0]
-    neurons, samples, inner = 1 if linear else _size(n), _size(m), _size(min(m, d))
+    # There is no room for neurons beside the linear model's one.
+    neurons = 1 if network.model.is_linear else _size(n)
+    samples, inner = _size(m), _size(min(m, d))
+    own_columns = inner + 1 + len(others)
     directions: list[Float] = []
     each = []
-    for given in (w, *others):
-        inside = given @ basis
-        outside = given - inside @ basis.T
-        wide = _room(inside, (neurons, inner + 1 + len(others)))
+    for given in (network, *others):
+        inside = given.first @ basis
+        outside = given.first - inside @ basis.T
+        wide = _room(inside, (neurons, own_columns))
         for place, known in enumerate(directions):
             along = (outside * known).sum(1)
             wide[:n, inner + place] = along
@@ -91,13 +117,15 @@ def reduce(
         lengths = np.linalg.norm(outside, axis=1)
         wide[:n, inner + len(directions)] = lengths
         directions.append(outside / np.where(lengths > 0, lengths, 1.0)[:, None])
-        each.append(wide)
+        each.append(np.concatenate([wide, _upper_with_room(given, neurons)], axis=1))
     return Reduced(
         weights=each[0],
-        u=_room(u, (neurons,)),
-        x=_room(x @ basis, (samples, inner + 1 + len(others))),
+        u=_room(network.u, (neurons,)),
+        x=_room(x @ basis, (samples, each[0].shape[1])),
         y=np.concatenate([y, np.ones(samples - m)]),
+        network=network,
         basis=basis,
         direction=directions[0],
+        rest=inner,
         others=tuple(each[1:]),
     )

@@ -13,11 +13,14 @@ pre-activations need not know.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 
 __all__ = [
     "LINEAR",
@@ -40,6 +43,7 @@ __all__ = [
     "slopes",
     "upper_columns",
     "upper_layers",
+    "without_room",
 ]
 
 # A pre-activation of so many units of rounding is zero.
@@ -151,6 +155,21 @@ def upper_layers(
     upper = weights[:, -upper_columns(model, n) :]
     hidden = tuple(upper[:, place * n : (place + 1) * n] for place in range(model.hidden - 1))
     return hidden, upper[:, -1]
+
+
+def without_room(
+    model: Model, weights: Any, used: NDArray[np.bool_]
+) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+    """Of NumPy arrays, the first layer's weights (n, r) of the neurons that exist, and the layers
+    above: (n, n) each, the output weights last; none of models that train the first alone.
+    """
+    columns = upper_columns(model, len(weights))
+    first = weights[used, : weights.shape[1] - columns]
+    if not model.is_deep:
+        return first, ()
+    hidden, out = upper_layers(model, weights)
+    blocks = (np.asarray(layer)[np.ix_(used, used)] for layer in hidden)
+    return first, (*blocks, np.asarray(out)[used])
 
 
 def neuron_count(u: Float[Array, " n"]) -> Float[Array, ""]:

@@ -67,6 +67,7 @@ def certify(
     kink_tol: float | None,
     leak: float = 0.0,
     precision: float = _PRECISION,
+    power: int = 1,
 ) -> ReferenceCertificate | None:
     """The certificate at one kink tolerance; None if W does not separate the retain set.
 
@@ -78,10 +79,12 @@ def certify(
         kink_tol: None ignores kinks.
         leak: slope of the activation below 0.
         precision: relative, of the weights.
+        power: the activation is ReLU to this power; squared ReLU has no kinks.
     """
     linear = u is None
     out = np.ones(1) if u is None else u
     kink = np.zeros((len(W), len(x)), bool)
+    kink_tol = kink_tol if power == 1 else None
     if not linear and kink_tol is not None:
         scale = np.linalg.norm(W) / np.sqrt(len(W)) * np.linalg.norm(x, axis=1)
         reach = np.maximum(kink_tol * scale, _rounding(W, x, precision))
@@ -91,14 +94,14 @@ def certify(
         kink |= (np.abs(snapped @ x.T) <= _rounding(snapped, x, precision)) & retain
     z = np.where(kink, 0.0, snapped @ x.T)
     slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
-    q = y * (out @ (slope * z))
+    q = y * (out @ (slope * z**power))
     least = q[retain].min()
-    largest = (
-        np.linalg.norm(snapped) * np.linalg.norm(out) * np.linalg.norm(x[retain], axis=1).max()
-    )
-    if not least > 100 * precision * largest:
+    size = np.linalg.norm(snapped) * np.linalg.norm(x[retain], axis=1).max()
+    if not least > 100 * precision * size**power * np.linalg.norm(out):
         return None
-    theta, q = snapped / least, q / least
+    unit = least ** (1 / power)
+    theta, q = snapped / unit, q / least
+    slope = power * slope * (z / unit) ** (power - 1)
     multipliers, coefficients = _smallest_residual(theta, out, x, y, slope, kink, retain, leak)
     residual = theta - (out[:, None] * coefficients) @ (y[:, None] * x)
     return ReferenceCertificate(
@@ -222,12 +225,15 @@ def certify_best(
     tau_budget: float,
     leak: float = 0.0,
     precision: float = _PRECISION,
+    power: int = 1,
 ) -> ReferenceCertificate | None:
     """The least epsilon on a ladder of tolerances with tau within the budget; if there is none,
     the least tau. ``kink_tols`` None ignores kinks.
     """
-    ladder: list[float | None] = [None] if kink_tols is None or u is None else [*kink_tols]
-    rungs = [certify(W, u, x, y, retain, tol, leak, precision) for tol in ladder]
+    ladder: list[float | None] = (
+        [*kink_tols] if kink_tols and u is not None and power == 1 else [None]
+    )
+    rungs = [certify(W, u, x, y, retain, tol, leak, precision, power) for tol in ladder]
     found = [rung for rung in rungs if rung is not None]
     within = [rung for rung in found if rung.tau <= tau_budget]
     if within:
@@ -244,11 +250,14 @@ def ascend(
     step_fraction: float,
     coefficients: Float,
     leak: float = 0.0,
+    power: int = 1,
 ) -> Float:
-    """W - f q_min sum_F u_j c_jr y_r x_r (MYV's step on the forget set F for f = 1)."""
+    """W - f s sum_F u_j c_jr y_r x_r (MYV's step on the forget set F for f = 1), with s the least
+    margin, or its root of the model's degree.
+    """
     out = np.ones(1) if u is None else u
     z = W @ x.T
-    activation = z if u is None else np.where(z > 0, z, leak * z)
-    q_min = (y * (out @ activation)).min()
+    activation = z if u is None else np.where(z > 0, z, leak * z) ** power
+    scale = (y * (out @ activation)).min() ** (1 / power)
     step = (out[:, None] * coefficients * forget) @ (y[:, None] * x)
-    return W - step_fraction * q_min * step
+    return W - step_fraction * scale * step

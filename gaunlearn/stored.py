@@ -4,11 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gaunlearn.api import unlearn
+from gaunlearn.given import UserWeights
+from gaunlearn.models import LINEAR, SQUARED_RELU
 from gaunlearn.sweep.plan import STARTS
 from gaunlearn.sweep.store import Run, RunError, Weights
 
@@ -24,30 +27,34 @@ class Networks(NamedTuple):
     """The networks of one trial, in coordinates in which ``certify`` takes them.
 
     Attributes:
-        trained: W of the trained network, (n, r).
+        trained: W of the trained network, (n, r); of a deep one, its layers.
         unlearned: after the trial's method; NaN if the trained network separates nothing.
         retrained: retrained without the forgotten samples.
-        u: output weights (n,), or None for the linear model (then each W is (r,)).
+        u: output weights (n,); None for the linear model (then each W is (r,)) and for deep
+            networks.
         x, y: all training samples (m, r) and labels (m,).
         retain: indices of the samples that are not forgotten.
         leak: slope of the activation below 0.
+        power: the activation is ReLU to this power.
     """
 
-    trained: Float
-    unlearned: Float
-    retrained: Float
+    trained: UserWeights
+    unlearned: UserWeights
+    retrained: UserWeights
     u: Float | None
     x: Float
     y: Float
     retain: NDArray[np.int64]
     leak: float
+    power: int
 
 
 def networks(run: Run, trial_id: str) -> Networks:
     """The networks of one trial of a run whose specification has ``[store] weights = true``.
 
-    With ``n`` the result, ``certify(n.unlearned, n.u, n.x, n.y, retain=n.retain, leak=n.leak)`` is
-    the trial's certificate, for the tolerances and the budget that its row names.
+    With ``n`` the result, ``certify(n.unlearned, n.u, n.x, n.y, retain=n.retain, leak=n.leak,
+    power=n.power)`` is the trial's certificate, for the tolerances and the budget that its row
+    names.
 
     Raises:
         ValueError: the run has no such trial, or keeps no weights.
@@ -64,39 +71,44 @@ def networks(run: Run, trial_id: str) -> Networks:
         retrained = next(w for w in stored if w.forgotten == forgotten and w.start == first)
     except StopIteration:
         raise RunError(f"{run.path}: has weights of only some of trial {trial_id}") from None
-    linear = row["model_kind"] == "linear"
+    kind = row["model_kind"]
     leak = 0.0 if np.isnan(row["leak"]) else float(row["leak"])
-    u = None if linear else trained.u
+    power = SQUARED_RELU.power if kind == SQUARED_RELU.name else 1
+    u = None if kind == LINEAR.name or trained.upper else trained.u
 
-    def shaped(W: Float) -> Float:
-        return W[0] if linear else W
+    def shaped(network: Weights) -> UserWeights:
+        if network.upper:
+            return (network.W, *network.upper)
+        return network.W[0] if kind == LINEAR.name else network.W
 
     if not row["separated_train"]:
-        unlearned = np.full_like(shaped(trained.W), np.nan)
+        unlearned = jax.tree.map(lambda a: np.full_like(a, np.nan), shaped(trained))
     elif row["method"] == "retraining":
-        unlearned = shaped(retrained.W)
+        unlearned = shaped(retrained)
     else:
-        unlearned = _unlearned(row, shaped(trained.W), u, trained, forgotten, leak)
+        unlearned = _unlearned(row, shaped(trained), u, trained, forgotten, leak, power)
     return Networks(
-        shaped(trained.W),
+        shaped(trained),
         unlearned,
-        shaped(retrained.W),
+        shaped(retrained),
         u,
         trained.x,
         trained.y,
         np.setdiff1d(np.arange(len(trained.y)), forgotten),
         leak,
+        power,
     )
 
 
 def _unlearned(
     row: Mapping[Any, Any],
-    W: Float,
+    W: UserWeights,
     u: Float | None,
     trained: Weights,
     forgotten: Sequence[int],
     leak: float,
-) -> Float:
+    power: int,
+) -> UserWeights:
     """The trial's method once more."""
     tols: Any = json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None
     if row["train_end"] == "limit" and tols is not None and row["method"] != "sequential_ascent":
@@ -116,4 +128,5 @@ def _unlearned(
         kink_tol=tols,
         tau_budget=float(row["tau_budget"]),
         leak=leak,
+        power=power,
     ).W

@@ -272,6 +272,8 @@ step_size = 0.3
 index = [0]
 [unlearn]
 step_fraction = [0.0, 1.0]
+[store]
+weights = true
 """
 
 
@@ -299,8 +301,198 @@ def test_a_sweep_of_architectures(run):
 
 
 def test_verify_recomputes_it(run):
+    """In batches and alone; by the reference, where it knows the model."""
     verdict = verify_run(run, any_version=True)
     assert not [d for d in verdict.differences if d.broken]
+    assert verdict.trials[0] == 8
+    assert verdict.trials[2] == 4
+
+
+def test_its_networks_are_stored_and_have_its_certificates(run):
+    for row in run.to_pandas().itertuples():
+        nets = gaunlearn.networks(run, row.trial_id)
+        got = gaunlearn.certify(
+            nets.unlearned, nets.u, nets.x, nets.y, retain=nets.retain, power=nets.power
+        )
+        want = (row.epsilon, row.delta, row.tau)
+        np.testing.assert_allclose((got.epsilon, got.delta, got.tau), want, rtol=1e-7, atol=1e-11)
+        if row.model_kind == "deep_relu":
+            values = nets.x.T
+            for layer in nets.retrained[:-1]:
+                values = np.maximum(layer @ values, 0)
+            q = nets.y * (nets.retrained[-1] @ values)
+            least = q[nets.retain].min()
+            assert row.margin_forget_retrained == pytest.approx(q[0] / least, rel=1e-9)
+
+
+def random_layers(depth, n, d, seed):
+    """Layers of a deep network, the samples that it is surest of, and the labels it gives them."""
+    rng = np.random.default_rng(seed)
+    layers = [rng.normal(size=(n, d)), *(rng.normal(size=(n, n)) for _ in range(depth - 2))]
+    layers.append(rng.normal(size=n))
+    x = rng.normal(size=(20 * M, d)) / np.sqrt(d)
+    x = x[np.argsort(-np.abs(forward_by_hand(layers, x)[-1]))[:M]]
+    return layers, x, np.sign(forward_by_hand(layers, x)[-1])
+
+
+def forward_by_hand(layers, x):
+    """Values of all layers, those of the samples first, the logits last."""
+    values = [x.T]
+    for layer in layers[:-1]:
+        values.append(np.maximum(layer @ values[-1], 0))
+    return [*values, layers[-1] @ values[-1]]
+
+
+def gradient_by_hand(layers, x, factors, slopes):
+    """Backpropagation: sum_i factor_i grad N(x_i), with the given derivatives of ReLU."""
+    values = forward_by_hand(layers, x)[:-1]
+    gradients = [values[-1] @ factors]
+    signal = layers[-1][:, None] * factors
+    for place in reversed(range(len(layers) - 1)):
+        signal = signal * slopes[place]
+        gradients.insert(0, signal @ values[place].T)
+        signal = layers[place].T @ signal
+    return gradients
+
+
+@pytest.mark.parametrize(("depth", "n"), [(2, 5), (3, 9)])
+@pytest.mark.parametrize("tolerance", [0.0, 0.1])
+def test_certificates_of_layers_hold_by_numpy(depth, n, tolerance):
+    """From its definition: margins, stationarity, complementarity, angle, slopes in [0, 1]."""
+    layers, x, y = random_layers(depth, n, D, seed=depth)
+    c = gaunlearn.certify(layers, None, x, y, retain=range(1, M), kink_tol=tolerance)
+    assert c.separated
+    q = y * forward_by_hand(c.weights, x)[-1]
+    assert q[1:].min() == pytest.approx(1.0, abs=1e-9)
+    assert c.multipliers[0] == 0
+    share = c.coefficients / np.where(c.multipliers > 0, c.multipliers, 1.0)
+    assert np.all((share > -1e-12) & (share < 1 + 1e-12))
+    fitted = gradient_by_hand(c.weights, x, c.multipliers * y, share)
+    left = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(c.weights, fitted, strict=True)))
+    assert c.epsilon == pytest.approx(left, rel=1e-9)
+    assert c.delta == pytest.approx(np.max(c.multipliers * (q - 1)), rel=1e-6, abs=1e-12)
+    whole, moved = (np.concatenate([np.ravel(a) for a in each]) for each in (layers, c.weights))
+    cosine = whole @ moved / np.linalg.norm(whole) / np.linalg.norm(moved)
+    assert c.tau == pytest.approx(1 - cosine, abs=1e-12)
+    assert (c.kink_pairs > 0) == (tolerance > 0)
+
+
+def test_the_step_of_layers_is_along_the_gradient_by_numpy():
+    """Without kinks: W_hat = W - f s lambda_r y_r grad N(x_r) at the normalised weights, where
+    s^3 is the least margin of three layers.
+    """
+    layers, x, y = random_layers(3, 9, D, seed=3)
+    c = gaunlearn.certify(layers, None, x, y, kink_tol=0.0)
+    slopes = np.stack([values > 0 for values in forward_by_hand(layers, x)[1:-1]])
+    factors = np.where(np.arange(M) == 2, c.multipliers * y, 0.0)
+    direction = gradient_by_hand(c.weights, x, factors, slopes)
+    scale = np.min(y * forward_by_hand(layers, x)[-1]) ** (1 / 3)
+    got = gaunlearn.ascend(layers, None, x, y, 2, 0.7, kink_tol=0.0)
+    assert any(np.abs(part).max() > 1e-3 for part in direction)
+    for after, before, part in zip(got, layers, direction, strict=True):
+        np.testing.assert_allclose(after, before - 0.7 * scale * part, rtol=1e-9, atol=1e-9)
+    unchanged = gaunlearn.unlearn(layers, None, x, y, 2, "identity").W
+    for after, before in zip(unchanged, layers, strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_certificates_of_layers_do_not_know_scale_neurons_order_or_rotation(depth):
+    layers, x, y = random_layers(depth, 5, D, seed=depth)
+    c = gaunlearn.certify(layers, None, x, y)
+    rng = np.random.default_rng(0)
+    order, turn = rng.permutation(5), np.linalg.qr(rng.normal(size=(D, D)))[0]
+    other = [layers[0][order] @ turn, *(a[order][:, order] for a in layers[1:-1])]
+    other = [3.7 * layer for layer in (*other, layers[-1][order])]
+    d = gaunlearn.certify(other, None, x @ turn, y)
+    np.testing.assert_allclose(
+        (c.epsilon, c.delta, c.tau), (d.epsilon, d.delta, d.tau), rtol=1e-7, atol=1e-12
+    )
+
+
+def test_squared_relu_is_certified_and_ascended_by_numpy():
+    """Non-negative least squares over 2 u_j relu(z_ji) x_i, which has no kinks."""
+    rng = np.random.default_rng(1)
+    W, u = rng.normal(size=(7, D)), rng.normal(size=7)
+    x = rng.normal(size=(M, D)) / np.sqrt(D)
+
+    def logits_of(W):
+        return u @ np.maximum(W @ x.T, 0) ** 2
+
+    y = np.sign(logits_of(W))
+    scale = np.sqrt(np.min(y * logits_of(W)))
+    theta = W / scale
+    active = 2 * u[:, None] * np.maximum(theta @ x.T, 0)
+    gradients = (active[:, :, None] * (y[:, None] * x)).transpose(1, 0, 2)
+    multipliers, residual = nnls(gradients.reshape(M, -1).T, theta.ravel())
+    c = gaunlearn.certify(W, u, x, y, power=2)
+    assert c.epsilon == pytest.approx(residual, rel=1e-9)
+    np.testing.assert_allclose(c.multipliers, multipliers, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        theta - (u[:, None] * c.coefficients) @ (y[:, None] * x),
+        theta - np.tensordot(multipliers, gradients, 1),
+        atol=1e-7,
+    )
+    forgotten = int(np.argmax(multipliers))
+    got = gaunlearn.ascend(W, u, x, y, forgotten, power=2)
+    want = W - scale * multipliers[forgotten] * gradients[forgotten]
+    np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-8)
+
+
+def test_frontiers_of_layers_go_to_other_networks():
+    layers, x, y = random_layers(3, 5, D, seed=3)
+    retrained = gaunlearn.unlearn(layers, None, x, y, 2, "fine_tuning", steps=30).W
+    retain = np.arange(M) != 2
+    c = gaunlearn.certify(layers, None, x, y, retain=retain)
+    frontier = c.frontier(towards={"tuned": retrained})
+    end = gaunlearn.certify(retrained, None, x, y, retain=retain)
+    assert set(frontier.path) == {"snapped", "tuned"}
+    assert frontier.least_epsilon() <= min(c.epsilon, end.epsilon) * (1 + 1e-9)
+    with pytest.raises(ValueError, match=r"towards\['a'\] must be a list of the 3 layers"):
+        c.frontier(towards={"a": layers[:2]})
+
+
+A, B, V = np.ones((5, D)), np.ones((5, 5)), np.ones(5)
+SAMPLES = np.eye(2, D), [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gaunlearn.certify([A, V], V, *SAMPLES), "u must be None where W is a list"),
+        (lambda: gaunlearn.certify([A, B], None, *SAMPLES), r"W\[1\], the output weights, must"),
+        (
+            lambda: gaunlearn.certify([A, B[:3], V], None, *SAMPLES),
+            r"W\[1\] must have shape \(5, 5",
+        ),
+        (
+            lambda: gaunlearn.certify([A[:, 1:], V], None, *SAMPLES),
+            r"W\[0\] must have shape \(n, 10",
+        ),
+        (lambda: gaunlearn.certify([A, np.inf * V], None, *SAMPLES), r"W\[1\] has NaN or infinite"),
+        (lambda: gaunlearn.certify([A, *[B] * 8, V], None, *SAMPLES), "W must have 2 to 8 layers"),
+        (lambda: gaunlearn.certify([A], None, *SAMPLES), "W must have 2 to 8 layers, not 1"),
+        (lambda: gaunlearn.certify([A, V], None, *SAMPLES, leak=0.1), "leak must be 0 for a deep"),
+        (lambda: gaunlearn.certify([A, V], None, *SAMPLES, power=2), "power must be 1 for a deep"),
+        (lambda: gaunlearn.certify(A, V, *SAMPLES, power=3), "power must be 1 or 2, not 3"),
+        (
+            lambda: gaunlearn.certify(A, V, *SAMPLES, power=2, leak=0.1),
+            "leak must be 0 where power",
+        ),
+        (lambda: gaunlearn.certify(A[0], None, *SAMPLES, power=2), "power is 2, but u is None"),
+        (
+            lambda: gaunlearn.find_limit([A, V], None, *SAMPLES),
+            "limits are solved for in two-layer",
+        ),
+        (
+            lambda: gaunlearn.unlearn([A, V], None, *SAMPLES, 0, "newton"),
+            "method newton needs a model that is homogeneous of degree 1; this one's degree is 2",
+        ),
+    ],
+)
+def test_networks_that_there_are_not_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +500,6 @@ def test_verify_recomputes_it(run):
     [
         ("train.end=limit", "its limit cannot be solved for"),
         ("unlearn.method=newton", "the method needs degree 1"),
-        ("store.weights=true", "is for other models than"),
         ("model.depth=1", "depth"),
     ],
 )

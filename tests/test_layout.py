@@ -48,8 +48,10 @@ LAYERS = [
     {"kkt", "theory", "limit", "snapping"},
     {"cone", "interior"},
     {"data.real", "data.distributions", "data.reduction", "data.__init__"},
+    {"coordinates"},
+    {"given"},
     {"models", "losses"},
-    {"types", "checks", "schema", "coordinates"},
+    {"types", "checks", "schema"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NUMERICAL = {name for names in LAYERS[LEVEL["trial"] :] for name in names} - {"doctor", "schema"}

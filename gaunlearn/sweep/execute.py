@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
+from gaunlearn.models import without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
 from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
-from gaunlearn.sweep.problems import build_problems
+from gaunlearn.sweep.problems import build_problems, model_of
 from gaunlearn.sweep.sections import Evaluation, Training
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane, at
 from gaunlearn.trial import ORIGINAL, Settings, Setup
@@ -62,6 +63,8 @@ class Network(NamedTuple):
         forget: rule and number of what it was retrained without; None if it is the trained one.
         forgotten: these samples.
         start: number of its initialisation.
+        W: its first layer (n, r).
+        upper: the layers above, where they are trained: (n, n) each, the output weights last.
     """
 
     family: int
@@ -69,6 +72,7 @@ class Network(NamedTuple):
     forgotten: tuple[int, ...]
     start: int
     W: np.ndarray
+    upper: tuple[np.ndarray, ...]
     u: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -224,15 +228,18 @@ class _Work:
         for lane, place in place_of.items():
             problem = at(problems, self.problem_of[lane.family])
             used, rows = problem.u != 0, problem.present
+            model = model_of(self.families[lane.family].model)
+            first, upper = without_room(model, weights[place], used)
             found.append(
                 Network(
                     lane.family,
                     forget_of.get(lane.forget),
                     _listed(self.orders[lane.forget]),
                     lane.start,
-                    weights[place][used],
+                    first,
+                    upper,
                     problem.u[used],
-                    problem.x[rows],
+                    problem.x[rows, : first.shape[1]],
                     problem.y[rows],
                 )
             )

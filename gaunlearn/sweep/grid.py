@@ -30,12 +30,11 @@ from gaunlearn.sweep.sections import (
     SpecError,
     Training,
 )
+from gaunlearn.unlearning import OF_DEGREE_ONE
 
 __all__ = ["FORGET", "INNER", "SEED", "STEP", "Cell", "Grid", "Name"]
 
 Name = tuple[str, str]
-# Methods whose formulas hold for models that are homogeneous of degree 1.
-_OF_DEGREE_ONE = ("newton", "corrected_ascent", "limit_polishing")
 
 SEED, FORGET, STEP = ("sweep", "seed"), ("forget", "index"), ("unlearn", "step_fraction")
 # What tells trials of one cell apart: no parameters of a section. FORGET is the sample's index, or
@@ -362,7 +361,7 @@ class Grid:
             higher = f"model.kind {model.kind} is homogeneous of a degree above 1"
             if built["train"].end == "limit":
                 self.fail("train.end = 'limit'", f"{higher}: its limit cannot be solved for")
-            if method in _OF_DEGREE_ONE:
+            if method in OF_DEGREE_ONE:
                 self.fail(f"unlearn.method = {method!r}", f"{higher}: the method needs degree 1")
         if built["compute"].dtype != "float32":
             return

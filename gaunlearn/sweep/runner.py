@@ -432,6 +432,7 @@ class _Runner:
                 forgotten=network.forgotten,
                 start=network.start,
                 W=network.W,
+                upper=network.upper,
                 u=network.u,
                 x=network.x,
                 y=network.y,

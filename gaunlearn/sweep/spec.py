@@ -20,7 +20,6 @@ from gaunlearn.sweep.identity import forget_files, join_digests, section_digest
 from gaunlearn.sweep.reader import read_grid
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
-    HIGHER_DEGREE,
     SECTIONS,
     BundledData,
     DigitsData,
@@ -272,9 +271,6 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     keep_weights = content.get("store", {}).get("weights", False)
     if not isinstance(keep_weights, bool):
         grid.fail(f"store.weights = {keep_weights!r}", "must be true or false")
-    for kind in grid.kinds["model"] if keep_weights else ():
-        if kind in HIGHER_DEGREE:
-            grid.fail("store.weights = true", f"is for other models than model.kind {kind}")
     kept, first, alike = _survey(grid, path.parent)
     return Sweep(
         name=name,

@@ -76,6 +76,13 @@ _WEIGHTS = pa.schema(
         pa.field("n", pa.int32(), metadata={"meaning": "neurons"}),
         pa.field("m", pa.int32(), metadata={"meaning": "samples"}),
         pa.field("weights", pa.list_(pa.float64()), metadata={"meaning": "W, row by row"}),
+        pa.field(
+            "upper",
+            pa.list_(pa.float64()),
+            metadata={
+                "meaning": "trained layers above W, row by row, n x n each, output weights last"
+            },
+        ),
         pa.field("u", pa.list_(pa.float64()), metadata={"meaning": "output weights"}),
         pa.field("x", pa.list_(pa.float64()), metadata={"meaning": "samples, row by row"}),
         pa.field("y", pa.list_(pa.float64()), metadata={"meaning": "labels"}),
@@ -112,13 +119,19 @@ class Claim(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """One trained or retrained network, in coordinates in which ``certify`` takes it."""
+    """One trained or retrained network, in coordinates in which ``certify`` takes it.
+
+    Attributes:
+        upper: the layers above the first, where they are trained: (n, n) each, the output weights
+            (n,) last.
+    """
 
     training_id: str
     forget: str | None
     forgotten: tuple[int, ...]
     start: int
     W: np.ndarray
+    upper: tuple[np.ndarray, ...]
     u: np.ndarray
     x: np.ndarray
     y: np.ndarray
@@ -215,6 +228,12 @@ def _parquet_files(folder: Place) -> list[str]:
     return [name for name in folder.names() if name.endswith(".parquet")]
 
 
+def _upper(numbers: np.ndarray, n: int) -> tuple[np.ndarray, ...]:
+    if not numbers.size:
+        return ()
+    return (*numbers[:-n].reshape(-1, n, n), numbers[-n:])
+
+
 def _network(row: Mapping[str, Any]) -> Weights:
     return Weights(
         row["training_id"],
@@ -222,6 +241,7 @@ def _network(row: Mapping[str, Any]) -> Weights:
         tuple(row["forgotten"]),
         row["start"],
         np.asarray(row["weights"]).reshape(row["n"], -1),
+        _upper(np.asarray(row["upper"] or []), row["n"]),
         np.asarray(row["u"]),
         np.asarray(row["x"]).reshape(row["m"], -1),
         np.asarray(row["y"]),
@@ -323,6 +343,7 @@ def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
             "n": len(network.W),
             "m": len(network.y),
             "weights": network.W.ravel(),
+            "upper": np.concatenate([a.ravel() for a in network.upper]) if network.upper else None,
             "u": network.u,
             "x": network.x.ravel(),
             "y": network.y,

@@ -18,6 +18,7 @@ import pandas as pd
 
 from gaunlearn import reference
 from gaunlearn.doctor import versions
+from gaunlearn.models import SQUARED_RELU
 from gaunlearn.schema import BUDGETS, RESULTS, name_of_budget
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Network, Results, run_block
@@ -35,7 +36,7 @@ from gaunlearn.sweep.plan import (
 )
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
-from gaunlearn.sweep.sections import HIGHER_DEGREE
+from gaunlearn.sweep.sections import DeepReluModel
 from gaunlearn.sweep.store import Claim, Run, RunError, damage, names_and_claims, read_claims
 from gaunlearn.trial import ORIGINAL
 
@@ -309,7 +310,7 @@ def _by_reference(
     block: Block, results: Results, rows: Mapping[str, Mapping[str, Any]], directory: Path
 ) -> dict[str, _Reference]:
     """epsilon, delta and tau of the trained, retrained and unlearned networks of a block; the
-    reference knows models that are homogeneous of degree 1.
+    reference knows models of one trained layer.
     """
     networks = {
         (network.family, network.forget, network.start): network for network in results.networks
@@ -328,7 +329,7 @@ def _by_reference(
         family = block.families[number]
         branch = family.branches[place]
         name = trial_id(contents[number][place], family.seed, index, fraction)
-        if name in rows and family.model.kind not in HIGHER_DEGREE:
+        if name in rows and not isinstance(family.model, DeepReluModel):
             first = STARTS[branch.retrain.init][0]
             # SciPy's solver may give up; such a trial has no reference.
             with suppress(RuntimeError):
@@ -359,7 +360,8 @@ def _reference_of(
     W, u, x, y = (np.asarray(a, np.float64) for a in (trained.W, trained.u, trained.x, trained.y))
     leak = row["leak"]
     leak = 0.0 if leak is None or np.isnan(leak) else float(leak)
-    precise = leak, float(np.finfo(row["dtype"]).eps)
+    power = SQUARED_RELU.power if row["model_kind"] == SQUARED_RELU.name else 1
+    precise = leak, float(np.finfo(row["dtype"]).eps), power
     out = None if row["model_kind"] == "linear" else u
     everything = np.ones(len(y), bool)
     retain = ~np.isin(np.arange(len(y)), forgotten)
@@ -397,7 +399,9 @@ def _reference_of(
                 unsure.update(_OF_UNLEARNED)
         elif row["method"] == "ascent" and row["dtype"] == "float64":
             fraction = float(row["step_fraction"])
-            weights = reference.ascend(W, out, x, y, ~retain, fraction, original.coefficients, leak)
+            weights = reference.ascend(
+                W, out, x, y, ~retain, fraction, original.coefficients, leak, power
+            )
         after = certified(weights, retain, None if ladder is None else [float(row["kink_tol"])])
     note(after, "epsilon", "delta")
     values["tau"] = np.nan if after is None else after.tau

@@ -24,6 +24,7 @@ from gaunlearn.unlearning.solves import corrected_ascent, newton
 
 __all__ = [
     "METHODS",
+    "OF_DEGREE_ONE",
     "Effort",
     "Method",
     "Situation",
@@ -48,3 +49,5 @@ METHODS: dict[str, Method] = {
     "limit_polishing": limit_polishing,
     "retraining": retraining,
 }
+# Those whose formulas hold for models that are homogeneous of degree 1 alone.
+OF_DEGREE_ONE = ("newton", "corrected_ascent", "limit_polishing")
