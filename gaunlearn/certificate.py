@@ -8,6 +8,7 @@ near such kinks, never on them, and away from them the Clarke derivative is a si
 the projection epsilon stays large for ever. What it moves is paid for in tau.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -231,6 +232,7 @@ def _logits_of(model: Model, candidate: _Candidate, u: Float[Array, " n"]) -> Fl
     return out @ activation(model, candidate.z[-1])
 
 
+@partial(jax.jit, static_argnames="model")
 def certify_at(
     model: Model,
     weights: Float[Array, "n r"],

@@ -15,6 +15,9 @@ residual is sum_j w_j (c_j K c_j / 2 - c_j . T_j) + ||theta||^2 / 2, which ``con
 Only arrays come in here: normalising, snapping and choosing a tolerance are ``certificate``'s.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
@@ -27,6 +30,7 @@ __all__ = ["minimise_residual", "solve_multipliers"]
 _SMALL_RESIDUAL = 1e-5
 
 
+@partial(jax.jit, static_argnames="leak")
 def solve_multipliers(
     gram: Float[Array, "m m"],
     targets: Float[Array, "n m"],

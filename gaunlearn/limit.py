@@ -28,6 +28,7 @@ theta is formed from the coefficients, so stationarity holds to rounding by cons
 left to check is that margins and signs agree with them.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -359,6 +360,7 @@ def _unsupported(model: Model, weights: Float[Array, "n r"], x: Float[Array, "m 
     )
 
 
+@partial(jax.jit, static_argnames="model")
 def find_limit(
     model: Model,
     weights: Float[Array, "n r"],

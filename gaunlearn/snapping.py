@@ -11,6 +11,7 @@ __all__ = ["snap"]
 _FLAT_UNITS = 100
 
 
+@jax.jit
 def snap(
     weights: Float[Array, "n r"], x: Float[Array, "m r"], kink: Bool[Array, "n m"]
 ) -> Float[Array, "n r"]:

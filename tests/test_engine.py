@@ -126,7 +126,7 @@ def test_lanes_that_end_make_room(lengths, batch):
 def test_lanes_of_different_lengths_are_no_burden(tmp_path):
     """Three short trainings and a long one: the batch is busy for most of the time."""
     text = SPEC.replace("max_steps = 150", "max_steps = [100, 200, 300, 2000]\ncheck_every = 50")
-    text = text.replace("m = 4", "m = 8").replace("n = 8", "n = 128")
+    text = text.replace("m = 4", "m = 8").replace("n = 8", "n = 128") + "[forget]\nindex = [0]\n"
     run = gaunlearn.run(write(tmp_path, text, seeds=6), tmp_path / "run")
     frame = run.to_pandas()
     assert sorted(set(frame["steps"])) == [100, 200, 300, 2000]

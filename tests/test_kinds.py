@@ -196,7 +196,9 @@ def test_random_features_have_the_kernel_of_degree_one():
 
 def test_random_features_of_real_data_in_a_sweep(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "mine.npz", x=rng.normal(size=(8, 3)), y=np.sign(rng.normal(size=8)))
+    x, x_test = rng.normal(size=(8, 3)), rng.normal(size=(20, 3))
+    y, y_test = np.sign(rng.normal(size=8)), np.ones(20)
+    np.savez(tmp_path / "mine.npz", x=x, y=y, x_test=x_test, y_test=y_test)
     (tmp_path / "spec.toml").write_text(
         """
         [sweep]

@@ -33,14 +33,14 @@ from gaunlearn.sweep.store import arrow_schema
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
-    """kill -9 at random moments, 20 times; in the end the data are those of one quiet run."""
+    """kill -9 at random moments, 8 times; in the end the data are those of one quiet run."""
     text = SPEC.replace('kind = "two_layer_relu"\nn = 8', 'kind = "linear"')
     write(tmp_path, text, seeds=16)
     finish(command(tmp_path, "--out", "quiet", code=SMALL_BLOCKS))
     rng, counts = random.Random(0), []
     parts = tmp_path / "run" / "trials"
     kills = 0
-    while kills < 20:
+    while kills < 8:
         process = command(tmp_path, "--out", "run", code=SMALL_BLOCKS)
         if kills % 4 == 0:
             time.sleep(rng.uniform(0.0, 3.0))  # while it starts

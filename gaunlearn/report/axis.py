@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, title_of
+from gaunlearn.report.style import COLOURS, title_of, told
 
 __all__ = ["axis_of", "draw_axis"]
 
@@ -51,11 +51,7 @@ def _lines(frame: pd.DataFrame, others: list[str]) -> list[tuple[str, pd.DataFra
     found = [(_NOTHING, once)] if len(once) else []
     groups = list(moved.groupby(others, sort=False, dropna=False)) if others else [((), moved)]
     for values, group in groups:
-        told = ", ".join(
-            str(v) if n in ("method", "data_kind", "model_kind") else f"{n} {v}"
-            for n, v in zip(others, values, strict=True)
-        )
-        found.append((told.replace("_", " ") or "ascent", group))
+        found.append((told(others, values) or "ascent", group))
     return found
 
 

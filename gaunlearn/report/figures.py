@@ -9,16 +9,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from gaunlearn.report.axis import axis_of, draw_axis
 from gaunlearn.report.methods import draw_methods
-from gaunlearn.report.style import COLOURS, title_of
+from gaunlearn.report.style import COLOURS, title_of, told
 from gaunlearn.sweep.store import Run
 
 __all__ = ["draw"]
 
 _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_DOTTED = (0, (1, 1))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
 # Axes end so far below their top.
@@ -73,24 +75,38 @@ def draw(run: Run) -> list[str]:
 def _groups(frame: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:
     if not swept:
         return [("unlearned", frame)]
-    found = []
-    for values, group in frame.groupby(swept, sort=False, dropna=False):
-        label = ", ".join(f"{name} {value}" for name, value in zip(swept, values, strict=True))
-        found.append((label.replace("_", " "), group))
-    return found
+    return [
+        (told(swept, values), group)
+        for values, group in frame.groupby(swept, sort=False, dropna=False)
+    ]
 
 
-def _line(ax: Axes, frame: pd.DataFrame, column: str, label: str, colour: str, style) -> None:
+def _line(ax: Axes, frame: pd.DataFrame, column: str, colour: str, style: Any) -> None:
     """Median over seeds and forgotten points, with a band from the lower to the upper quartile."""
     by_step = frame.groupby("step_fraction")[column]
     low, mid, high = (by_step.quantile(q) for q in (0.25, 0.5, 0.75))
     ax.fill_between(low.index, low, high, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(mid.index, mid, color=colour, linestyle=style, linewidth=1.7, label=label)
+    ax.plot(mid.index, mid, color=colour, linestyle=style, linewidth=1.7)
 
 
-def _reference(ax: Axes, value: float, label: str, colour: str = _REFERENCE, style="--") -> None:
+def _reference(ax: Axes, value: float, colour: str) -> None:
     if np.isfinite(value) and value > 0:
-        ax.axhline(value, color=colour, linestyle=style, linewidth=1.1, label=label, zorder=1.5)
+        ax.axhline(value, color=colour, linestyle="--", linewidth=1.1, zorder=1.5)
+
+
+def _legend(ax: Axes, entries: list[tuple[str, str, Any]]) -> None:
+    """A line above the axes: (label, colour, line style) each."""
+    handles = [Line2D([], [], color=colour, linestyle=style) for _, colour, style in entries]
+    ax.legend(
+        handles,
+        [label for label, _, _ in entries],
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.1,
+        ncols=min(3, len(entries)),
+        columnspacing=1.2,
+        handlelength=2.2,
+    )
 
 
 def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
@@ -100,22 +116,32 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     figure = Figure(figsize=(6.6, 8.6))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))
     several = len(shown) > 1
+    entries: list[tuple[str, str, Any]] = []
+    has_tau = False
     for place, (label, group) in enumerate(shown):
         colour = COLOURS[place % len(COLOURS)]
         style = _STYLES[place // len(COLOURS) % len(_STYLES)]
-        _line(panels[0], group, "epsilon", label, colour, style)
-        _line(panels[1], group, "delta", label, colour, style)
-        tau = "to the retrained model" if not several else f"to the retrained model, {label}"
-        _line(panels[2], group, "tau_retrain", tau, colour, style)
+        entries.append((label, colour, style))
+        for ax, column in zip(panels, ("epsilon", "delta", "tau_retrain"), strict=True):
+            _line(ax, group, column, colour, style)
         if group["tau"].median() > 1e-12:
-            tau = "of the certificate" if not several else f"of the certificate, {label}"
-            _line(panels[2], group, "tau", tau, colour, (0, (1, 1)))
+            has_tau = True
+            _line(panels[2], group, "tau", colour, _DOTTED)
         mark = colour if several else _REFERENCE
-        whose = "retrained model" if not several else f"retrained model, {label}"
-        _reference(panels[0], group["epsilon_retrain"].median(), whose, mark)
-        _reference(panels[1], group["delta_retrain"].median(), whose, mark)
-    _reference(
-        panels[2], frame["tau_retrain_floor"].median(), "two retrainings, different initial weights"
+        for ax, column in zip(
+            panels, ("epsilon_retrain", "delta_retrain", "tau_retrain_floor"), strict=True
+        ):
+            _reference(ax, group[column].median(), mark)
+    # Colours are named once, above; what a kind of line means, where it first occurs.
+    _legend(panels[0], [*entries, ("retrained model", _REFERENCE, "--")])
+    plain = _REFERENCE if several else COLOURS[0]
+    _legend(
+        panels[2],
+        [
+            ("to the retrained model", plain, "-"),
+            *([("of the certificate", plain, _DOTTED)] if has_tau else []),
+            ("between two retrainings", _REFERENCE, "--"),
+        ],
     )
 
     panels[0].set_ylabel("ε, stationarity residual")
@@ -133,19 +159,6 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
             clipped = True
         ax.axvline(1.0, color="#bbbbbb", linewidth=0.9, zorder=1)
         ax.margins(x=0)
-        handles, labels = ax.get_legend_handles_labels()
-        # Delta has epsilon's lines: one legend serves both.
-        if handles and ax is not panels[1]:
-            ax.legend(
-                handles,
-                labels,
-                loc="lower right",
-                bbox_to_anchor=(1, 1),
-                borderaxespad=0.1,
-                ncols=min(2, len(handles)),
-                columnspacing=1.2,
-                handlelength=2.2,
-            )
     if panels[0].get_xlim()[0] < 1 < panels[0].get_xlim()[1]:
         panels[0].annotate(
             "the theorem's step",
@@ -167,7 +180,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     if without:
         trials += f"; {without} without a certificate"
     figure.text(0.02, 0.008, trials, fontsize=7.5, color="#666666")
-    figure.subplots_adjust(
-        left=0.125, right=0.96, bottom=0.085, top=0.9 - 0.02 * (len(wrapped) - 1), hspace=0.36
-    )
+    rows = -(-(len(entries) + 1) // 3)
+    top = 0.93 - 0.02 * (len(wrapped) + rows - 1)
+    figure.subplots_adjust(left=0.125, right=0.96, bottom=0.085, top=top, hspace=0.2)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, title_of
+from gaunlearn.report.style import COLOURS, title_of, told
 
 __all__ = ["draw_methods"]
 
@@ -92,8 +92,7 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
                         fontsize=7.5,
                         color="#555555",
                     )
-        told = [f"{n} {v}".replace("_", " ") for n, v in zip(others, values, strict=True)]
-        panels[0][column].set_title("\n".join(told), fontsize=9, loc="left")
+        panels[0][column].set_title(told(others, values), fontsize=9, loc="left")
         panels[-1][column].set_xlabel("cost: gradients of single samples")
     for row, (_, label) in enumerate(_ROWS):
         panels[row][0].set_ylabel(label)
@@ -112,6 +111,5 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
     if without:
         note += f"; {without} without a certificate"
     figure.text(0.02, 0.01, note, fontsize=7.5, color="#666666")
-    top = 0.9 - 0.02 * max(0, len(others) - 1)
-    figure.subplots_adjust(left=left, right=right, bottom=0.08, top=top, hspace=0.12, wspace=0.1)
+    figure.subplots_adjust(left=left, right=right, bottom=0.08, top=0.9, hspace=0.12, wspace=0.1)
     return figure

@@ -41,6 +41,7 @@ def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batc
     Args:
         lanes: stacked along the first axis, whose length is a multiple of ``batch``.
     """
+    one = jax.jit(one)  # traced once for the shapes and for the batches
     shapes = jax.eval_shape(one, _take(lanes, 0))
     total = jax.tree.leaves(lanes)[0].shape[0]
     results = jax.tree.map(lambda s: jnp.zeros((total, *s.shape), s.dtype), shapes)
@@ -80,6 +81,7 @@ def run_in_rounds(
     """
     total = jax.tree.leaves(lanes)[0].shape[0]
 
+    @jax.jit  # traced once for batches of both widths
     def advance(lane, state):
         moved = one_round(lane, state)
         return jax.tree.map(lambda old, new: jnp.where(state.ended, old, new), state, moved)
