@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     of_spec("plan", "say what a sweep would run and what it would cost, and run nothing")
     report = commands.add_parser("report", help="draw a run's figure and print its summary")
     report.add_argument("run_dir", help="a run's directory or URI")
+    for option, what in (
+        ("x", "draw one figure only: this column along its first axis"),
+        ("y", "a second axis: a heat map in place of lines"),
+        ("value", "the column that is shown (epsilon, or what the run looks for)"),
+        ("facet", "a column: a panel or a line for each of its values"),
+    ):
+        report.add_argument(f"--{option}", metavar="COLUMN", help=what)
     listing = commands.add_parser("list", help="the shipped sweeps and their questions")
     listing.add_argument(
         "directory", type=Path, nargs="?", help="another directory of specifications"
@@ -200,6 +207,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from gaunlearn.sweep import machine
+    from gaunlearn.sweep.adaptive import coarse_part
     from gaunlearn.sweep.plan import Limits, largest_memory, survey
     from gaunlearn.sweep.spec import load_spec
 
@@ -209,6 +217,11 @@ def _plan(args: argparse.Namespace) -> int:
     for axis in sweep.grid.axes:
         names = " with ".join(".".join(name) for name in axis.names)
         print(f"  axis {names}: {len(axis.points)} values")
+    if sweep.border is not None:
+        _, first = coarse_part(sweep, sweep.border)
+        budget = sweep.border.budget or found.trials
+        print(f"looks for the border of {sweep.border.predicate!r}, beginning with {first} trials")
+        print(f"at most {min(budget, found.trials)} of the full grid, which would be:")
     print(f"{found.trials} trials (evaluations) of {found.trainings} trainings and ", end="")
     print(f"{found.retrainings} retrainings")
     print(
@@ -252,11 +265,16 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from gaunlearn.report.figures import draw
-    from gaunlearn.sweep.store import load
+    from gaunlearn.report.figures import View, draw
+    from gaunlearn.sweep.store import RunError, load
 
+    view = None
+    if args.x is not None:
+        view = View(args.x, args.y, args.value, args.facet)
+    elif args.y or args.value or args.facet:
+        raise RunError("--y, --value and --facet say what is drawn along --x: give that too")
     run = load(args.run_dir)
-    _print_run(run, draw(run))
+    _print_run(run, draw(run, view))
     return 0
 
 

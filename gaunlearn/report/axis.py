@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, title_of, told
+from gaunlearn.report.style import COLOURS, is_log, symbol_of, title_of, told
 
-__all__ = ["axis_of", "draw_axis"]
+__all__ = ["axis_of", "draw_axis", "draw_column"]
 
 # Fewer values make no curve, and more lines cannot be told apart.
 _LEAST_VALUES = 4
 _MOST_LINES = 8
 _LEAST = 1e-10
-_LOG_RATIO = 30
 _NOTHING = "doing nothing"
 _ROWS = (
     ("epsilon", "ε on the retain set"),
@@ -96,10 +95,9 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
         ax.set_ylabel(label)
     panels[2].set_ylabel("share with\na certificate")
     panels[2].set_ylim(-0.05, 1.05)
-    values = np.asarray(frame[axis].dropna().unique(), float)
-    if values.min() > 0 and values.max() > _LOG_RATIO * values.min():
+    if is_log(frame[axis]):
         panels[2].set_xscale("log")
-    panels[2].set_xlabel(axis.replace("_", " "))
+    panels[2].set_xlabel(symbol_of(axis))
     handles, labels = panels[1].get_legend_handles_labels()
     panels[0].legend(
         handles,
@@ -142,3 +140,38 @@ def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> N
         fontsize=8,
         color=colour,
     )
+
+
+def draw_column(
+    frame: pd.DataFrame, manifest: Mapping[str, Any], x: str, value: str, facet: str | None = None
+) -> Figure:
+    """Median and quartiles of one column along another, a line for each value of a third."""
+    groups = [("", frame)]
+    if facet is not None:
+        every = frame.groupby(facet, sort=True, dropna=False)
+        groups = [(told([facet], [name]), group) for name, group in every]
+    shown = groups[: len(COLOURS)]
+    figure = Figure(figsize=(7.2, 4.8))
+    ax = figure.subplots()
+    for colour, (label, group) in zip(COLOURS, shown, strict=False):
+        by_x = group.groupby(x)[value]
+        low, mid, high = (by_x.quantile(q) for q in (0.25, 0.5, 0.75))
+        ax.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(mid.index, mid, color=colour, marker=".", linewidth=1.7, label=label)
+    if is_log(frame[value]):
+        ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    if is_log(frame[x]):
+        ax.set_xscale("log")
+    ax.set_xlabel(symbol_of(x))
+    ax.set_ylabel(symbol_of(value))
+    if facet is not None:
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
+    wrapped = textwrap.wrap(title_of(manifest), 76)
+    figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
+    note = f"{len(frame)} trials; medians and quartiles of those that have a number"
+    if len(groups) > len(shown):
+        note += f"; {len(groups) - len(shown)} more values of {facet} are not drawn"
+    figure.text(0.02, 0.015, note, fontsize=7.5, color="#666666")
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.14, top=0.82)
+    return figure

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.axis import axis_of, draw_axis
+from gaunlearn.checks import did_you_mean
+from gaunlearn.report.axis import axis_of, draw_axis, draw_column
 from gaunlearn.report.methods import draw_methods
-from gaunlearn.report.style import COLOURS, title_of, told
-from gaunlearn.sweep.store import Run
+from gaunlearn.report.plane import draw_plane, plane_of
+from gaunlearn.report.style import COLOURS, title_of, told, value_of
+from gaunlearn.sweep.store import Run, RunError
 
-__all__ = ["draw"]
+__all__ = ["View", "draw"]
 
 _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _DOTTED = (0, (1, 1))
@@ -40,28 +42,90 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(run: Run) -> list[str]:
+class View(NamedTuple):
+    """A figure that is asked for by name.
+
+    Attributes:
+        x: the column along the figure's first axis.
+        y: along its second, for a heat map; None for lines.
+        value: the column that is shown; None is epsilon, or what the run looks for.
+        facet: the column whose values get a panel of a heat map, or a line, each.
+    """
+
+    x: str
+    y: str | None = None
+    value: str | None = None
+    facet: str | None = None
+
+
+def _check(frame: pd.DataFrame, view: View, value: str) -> None:
+    """Refuse columns that cannot be drawn.
+
+    Raises:
+        RunError: one line that names the option and what is allowed.
+    """
+    for option, name in (("x", view.x), ("y", view.y), ("value", value), ("facet", view.facet)):
+        if name is None:
+            continue
+        if name not in frame:
+            hint = did_you_mean(name, frame.columns)
+            raise RunError(f"--{option} {name}: there is no such column; {hint}see docs/columns.md")
+        if option != "facet" and not pd.api.types.is_numeric_dtype(frame[name]):
+            raise RunError(f"--{option} {name}: holds no numbers")
+        if option != "facet" and frame[name].isna().all():
+            raise RunError(f"--{option} {name}: has no value in this run")
+    if view.y == view.x:
+        raise RunError(f"--y {view.y}: is what --x is")
+
+
+def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure]:
+    manifest = run.manifest
+    if view is not None:
+        value = view.value or value_of(manifest)
+        _check(frame, view, value)
+        if view.y is None:
+            name = f"{value}_along_{view.x}"
+            return {name: draw_column(frame, manifest, view.x, value, view.facet)}
+        plane = draw_plane(frame, manifest, run.border(), view.x, view.y, value, view.facet)
+        return {f"{value}_over_{view.x}_{view.y}": plane}
+    drawn = {}
+    if frame["step_fraction"].nunique() > 1:
+        drawn["step_fraction"] = _against_step_fraction(frame, run)
+    if frame["method"].nunique() > 1 and "border" not in manifest:
+        drawn["methods"] = draw_methods(frame, manifest)
+    over, axis = plane_of(frame, manifest), axis_of(frame, manifest)
+    points = run.points()
+    if over is not None and points is not None:
+        drawn["plane"] = draw_plane(
+            points, manifest, run.border(), *over, "share", trials=len(frame)
+        )
+    elif over is not None:
+        drawn["plane"] = draw_plane(frame, manifest, None, *over, value_of(manifest))
+    if axis is not None and "border" not in manifest:
+        drawn["axis"] = draw_axis(frame, manifest, axis)
+    return drawn
+
+
+def draw(run: Run, view: View | None = None) -> list[str]:
     """Draw what a run has swept into its ``report/``: epsilon, delta and tau against the step
-    fraction, the methods' quality against their cost, and both along the numeric axis with the most
-    values.
+    fraction, the methods' quality against their cost, a heat map over two numeric axes, with the
+    border if the run looks for one, and lines along the numeric axis with the most values.
+
+    Args:
+        view: draw this instead.
 
     Returns:
         The files' names; none if there is nothing of that, or no trials yet.
+
+    Raises:
+        RunError: the view names a column that cannot be drawn.
     """
     if not run.parts():
         return []
     frame = run.to_pandas()
-    drawn = {}
     with matplotlib.rc_context(_STYLE):
-        if frame["step_fraction"].nunique() > 1:
-            drawn["step_fraction"] = _against_step_fraction(frame, run)
-        if frame["method"].nunique() > 1:
-            drawn["methods"] = draw_methods(frame, run.manifest)
-        axis = axis_of(frame, run.manifest)
-        if axis is not None:
-            drawn["axis"] = draw_axis(frame, run.manifest, axis)
         folder, files = run.place / "report", []
-        for name, figure in drawn.items():
+        for name, figure in _drawn(frame, run, view).items():
             folder.make()
             png, svg = io.BytesIO(), io.BytesIO()
             figure.savefig(png, format="png", dpi=160)
@@ -117,7 +181,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))
     several = len(shown) > 1
     entries: list[tuple[str, str, Any]] = []
-    has_tau = False
+    has_tau = has_bound = False
     for place, (label, group) in enumerate(shown):
         colour = COLOURS[place % len(COLOURS)]
         style = _STYLES[place // len(COLOURS) % len(_STYLES)]
@@ -127,13 +191,20 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
         if group["tau"].median() > 1e-12:
             has_tau = True
             _line(panels[2], group, "tau", colour, _DOTTED)
+        for ax, column in zip(panels[:2], ("bound_epsilon", "bound_delta"), strict=True):
+            if not several and group[column].notna().any():
+                has_bound = True
+                _line(ax, group, column, _REFERENCE, _DOTTED)
         mark = colour if several else _REFERENCE
         for ax, column in zip(
             panels, ("epsilon_retrain", "delta_retrain", "tau_retrain_floor"), strict=True
         ):
             _reference(ax, group[column].median(), mark)
     # Colours are named once, above; what a kind of line means, where it first occurs.
-    _legend(panels[0], [*entries, ("retrained model", _REFERENCE, "--")])
+    entries.append(("retrained model", _REFERENCE, "--"))
+    if has_bound:
+        entries.append(("bound stated beforehand", _REFERENCE, _DOTTED))
+    _legend(panels[0], entries)
     plain = _REFERENCE if several else COLOURS[0]
     _legend(
         panels[2],
@@ -180,7 +251,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     if without:
         trials += f"; {without} without a certificate"
     figure.text(0.02, 0.008, trials, fontsize=7.5, color="#666666")
-    rows = -(-(len(entries) + 1) // 3)
+    rows = -(-len(entries) // 3)
     top = 0.93 - 0.02 * (len(wrapped) + rows - 1)
     figure.subplots_adjust(left=0.125, right=0.96, bottom=0.085, top=top, hspace=0.2)
     return figure

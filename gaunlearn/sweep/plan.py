@@ -57,6 +57,7 @@ __all__ = [
     "setup_of",
     "split_block",
     "survey",
+    "trials_of",
 ]
 
 # Where a retraining starts, and the second one whose distance gives the floor.
@@ -291,6 +292,12 @@ def _pairs_of(cells: Iterable[Cell], m: int) -> Pairs:
     for index, steps in steps_of.items():
         together.setdefault(tuple(steps), []).append(index)
     return tuple((tuple(indices), steps) for steps, indices in together.items())
+
+
+def trials_of(cell: Cell, directory: Path) -> int:
+    """How many rows one combination has, shared with others or not."""
+    pairs = _pairs_of([cell], data_size(cell.data, directory)[0])
+    return len(cell.seeds) * sum(len(forget) * len(steps) for forget, steps in pairs)
 
 
 def _families(cells: list[Cell], directory: Path) -> Iterator[Family]:

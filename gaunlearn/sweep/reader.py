@@ -28,6 +28,7 @@ _TOP_LEVEL = {
     "forget": ("index", "draws"),
     "unlearn": ("step_fraction",),
     "store": ("weights",),
+    "border": ("predicate", "axes", "budget", "coarse"),
 }
 _MOST_SEEDS = 10**7
 _DRAWN = ("random", "class")

@@ -23,6 +23,7 @@ import numpy as np
 from gaunlearn.doctor import examine, versions
 from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep import machine
+from gaunlearn.sweep.adaptive import border_of, coarse_part, rounds
 from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.execute import Results, run_block
 from gaunlearn.sweep.identity import digest, forget_name
@@ -39,11 +40,13 @@ from gaunlearn.sweep.plan import (
     split_block,
     survey,
 )
+from gaunlearn.sweep.predicate import Border
 from gaunlearn.sweep.resume import claims_of, reconcile
 from gaunlearn.sweep.rows import rows_of, training_id
 from gaunlearn.sweep.sections import SpecError, column_name
 from gaunlearn.sweep.spec import Sweep
 from gaunlearn.sweep.store import (
+    BORDER_FILES,
     Claim,
     NetworkName,
     Run,
@@ -52,6 +55,7 @@ from gaunlearn.sweep.store import (
     load,
     read_claims,
     stored_networks,
+    write_border,
     write_manifest,
     write_part,
     write_weights,
@@ -163,7 +167,7 @@ def _clear(out: Place) -> None:
     for name in (out / "report").names():
         if name.endswith((".png", ".svg")):
             (out / "report").delete(name)
-    for name in ("run.json", "spec.toml"):
+    for name in ("run.json", "spec.toml", *BORDER_FILES):
         out.delete(name)
 
 
@@ -203,6 +207,12 @@ def run_sweep(
     """
     if fresh and shard[1] > 1:
         raise SpecError("--fresh with --shard would remove what other shards have stored")
+    if sweep.border is not None:
+        if shard[1] > 1:
+            raise SpecError(
+                "--shard: a sweep with [border] looks at all of its trials: run it whole"
+            )
+        coarse_part(sweep, sweep.border)
     try:
         place = Place.of(out)
         place.make()
@@ -289,6 +299,9 @@ class _Runner:
         self.total = self.plan.trials
         if not alone:
             self.total = sum(family.trials for family in families_of(sweep, shard))
+        if sweep.border is not None and sweep.border.budget is not None:
+            # What is stored of it counts, also what an earlier predicate asked for.
+            self.total = min(self.total, max(sweep.border.budget, self.finished.trials))
         self.manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": sweep.name,
@@ -296,18 +309,19 @@ class _Runner:
             "swept": [column_name(*axis) for axis in sweep.swept],
             "trials": self.plan.trials,
         }
+        self.running = False
         self.provenance: dict[str, Any] = {}
         self.median = self.seconds_left = math.nan
         self.batch_pairs = machine.batch_pairs()
         self.utilisation: list[tuple[float, int]] = []
         self.epsilons: list[np.ndarray] = []
 
-    def left(self) -> Iterator[Block]:
-        """Blocks of what is not stored."""
+    def left(self, part: Sweep) -> Iterator[Block]:
+        """Blocks of what is not stored of a part of the sweep."""
         directory = self.sweep.directory
 
         def families() -> Iterator[Family]:
-            for family in families_of(self.sweep, self.shard):
+            for family in families_of(part, self.shard):
                 left = self.finished.left_of(family, directory)
                 if left is not None:
                     yield left
@@ -327,31 +341,56 @@ class _Runner:
         if self.finished.damaged_parts:
             count = self.finished.damaged_parts
             self.tell("starting", f"{count} damaged files of trials moved to unused/")
-        if done == self.total:
-            self.compact()
-            self.write_manifest()
+        border = self.sweep.border
+        if border is not None:
+            for part in rounds(self.sweep, border, lambda: Run(self.out, {}).to_pandas()):
+                self.complete(part)
+            self.total = self.manifest["trials"] = self.done
+            self.write_border(border)
+        elif done < self.total:
+            self.complete(self.sweep)
+        if self.running:
+            self.parts |= read_claims(self.out, "trials")  # other shards' too
+        self.compact()
+        self.write_manifest()
+        if not self.running:
             self.tell("already finished")
+        elif border is not None:
+            self.tell("stored")  # of fewer trials than there might have been
+
+    def start(self) -> None:
+        """Look at the machine, and say what is beginning, before the first block."""
+        if self.running:
             return
+        self.running = True
         self.provenance = _provenance(self.sweep, self.allow_faulty_jax)
         self.write_manifest()
         self.began = self.manifest_written = time.perf_counter()
         self.computed_seconds = 0.0
         self.first_stored: float | None = None
-        self.left_seconds = self.plan.seconds * (self.total - done) / self.plan.trials
+        self.left_seconds = self.plan.seconds * (self.total - self.done) / self.plan.trials
+
+    def complete(self, part: Sweep) -> None:
+        """Run what is not stored of a part of the sweep."""
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
-            for block in _ahead(self.left()):
+            for block in _ahead(self.left(part)):
+                self.start()
                 machine.drop_programs_if_crowded()
-                for part, results in self.compute(block):
+                for piece, results in self.compute(block):
                     if pending is not None:
                         pending.result()
-                    pending = writer.submit(self.store, part, results)
+                    pending = writer.submit(self.store, piece, results)
             if pending is not None:
                 pending.result()
-        self.parts |= read_claims(self.out, "trials")  # other shards' too
-        self.compact()
-        self.write_manifest()
+
+    def write_border(self, border: Border) -> None:
+        """Where the border is, and what it rests on."""
+        table, points, facts = border_of(border, Run(self.out, {}).to_pandas())
+        about = {"predicate": border.predicate, "axes": list(border.columns), **facts}
+        self.manifest["border"] = about
+        write_border(self.out, table, points, about)
 
     def compact(self) -> None:
         """Merge small parts, unless other shards may be writing."""

@@ -7,7 +7,7 @@ import itertools
 import tomllib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gaunlearn.sweep.grid import INNER, Cell, Grid, Name
 from gaunlearn.sweep.identity import forget_files, join_digests, section_digest
+from gaunlearn.sweep.predicate import Border, read_border
 from gaunlearn.sweep.reader import read_grid
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
@@ -55,6 +56,7 @@ class Sweep:
             each other.
         first_of_training: where in ``kept`` another training begins.
         alike: for each of ``kept`` a number: combinations with one number cost the same.
+        border: what it looks for, if not all of it is to be run.
     """
 
     name: str
@@ -67,6 +69,20 @@ class Sweep:
     kept: NDArray[np.int64] = field(repr=False)
     first_of_training: NDArray[np.int64] = field(repr=False)
     alike: NDArray[np.int32] = field(repr=False)
+    border: Border | None = None
+
+    def at(self, points: NDArray[np.bool_]) -> "Sweep":
+        """The part of a sweep with a border that is at some points (I, J) of its two axes."""
+        assert self.border is not None
+        group = np.zeros(len(self.kept), np.int64)
+        group[self.first_of_training[1:]] = 1
+        here = points[self.border.places(self.kept, self.grid)]
+        return replace(
+            self,
+            kept=self.kept[here],
+            first_of_training=np.flatnonzero(np.diff(np.cumsum(group)[here], prepend=-1)),
+            alike=self.alike[here],
+        )
 
     def _groups(self) -> Iterator[slice]:
         ends = [*self.first_of_training[1:].tolist(), len(self.kept)]
@@ -271,6 +287,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     keep_weights = content.get("store", {}).get("weights", False)
     if not isinstance(keep_weights, bool):
         grid.fail(f"store.weights = {keep_weights!r}", "must be true or false")
+    border = read_border(grid, content)
     kept, first, alike = _survey(grid, path.parent)
     return Sweep(
         name=name,
@@ -283,4 +300,5 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         kept=kept,
         first_of_training=first,
         alike=alike,
+        border=border,
     )

@@ -6,6 +6,8 @@
                                     that were damaged
     RUN_DIR/spec.toml               the specification as it was read
     RUN_DIR/run.json                the manifest: what is complete, and provenance
+    RUN_DIR/border.parquet          the border, of a sweep that looks for one, and
+    RUN_DIR/points.parquet          the points of its two axes that it has looked at
     RUN_DIR/report/                 figures
 
 The parts are the truth: each says in its metadata which stages it completes (``Claim``), and the
@@ -36,6 +38,7 @@ from gaunlearn.schema import COLUMNS, SCHEMA_VERSION, Column
 from gaunlearn.sweep.place import Place, StorageError
 
 __all__ = [
+    "BORDER_FILES",
     "ROW_GROUP",
     "Claim",
     "NetworkName",
@@ -51,6 +54,7 @@ __all__ = [
     "read_claims",
     "select_rows",
     "stored_networks",
+    "write_border",
     "write_manifest",
     "write_part",
     "write_weights",
@@ -91,6 +95,7 @@ _WEIGHTS = pa.schema(
 # Which network a row of weights/ is, and such a name.
 _NETWORK = ("training_id", "forget", "start")
 NetworkName = tuple[str, str | None, int]
+BORDER_FILES = ("border.parquet", "points.parquet")
 # Rows of a row group: large enough to scan fast, small enough to skip.
 ROW_GROUP = 65_536
 
@@ -199,6 +204,34 @@ class Run:
             for field in table.schema
         }
         return frame
+
+    def border(self) -> pd.DataFrame | None:
+        """The border that the sweep has found, a row for each corner of a curve; None if it looks
+        for none, or is not there yet. ``manifest["border"]`` says of what.
+
+        ``curve`` is "border" where the median over seeds changes sides, and "low" and "high" where
+        the ends of its interval do; ``piece`` and ``place`` order the corners; the other two
+        columns are the axes.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        return self._table(BORDER_FILES[0])
+
+    def points(self) -> pd.DataFrame | None:
+        """The points of the two axes that a sweep with a border has looked at: how many ``seeds``,
+        the ``share`` of them for which the predicate holds, and the median ``margin`` with an
+        interval for it, ``low`` to ``high``; None and errors as of ``border``.
+        """
+        return self._table(BORDER_FILES[1])
+
+    def _table(self, name: str) -> pd.DataFrame | None:
+        if name not in self.place.names():
+            return None
+        try:
+            return pq.read_table(self.place.open(name)).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{self.path}/{name}: cannot be read: {error}") from None
 
     def weights(self, training_id: str) -> list[Weights]:
         """The trained network of a training and those retrained from it.
@@ -487,6 +520,19 @@ def part_header(run: Place, key: str) -> tuple[bytes, int]:
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{run.name}/trials/{key}.parquet: cannot be read: {error}") from None
     return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
+
+
+def write_border(
+    run: Place, border: pd.DataFrame, points: pd.DataFrame, about: Mapping[str, Any]
+) -> None:
+    """Write the border of a sweep and its points, with what they are of in the files' metadata.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    for name, table in zip(BORDER_FILES, (border, points), strict=True):
+        written = pa.Table.from_pandas(table, preserve_index=False)
+        run.write(name, _to_bytes(written.replace_schema_metadata({"border": json.dumps(about)})))
 
 
 def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:
