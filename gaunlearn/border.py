@@ -5,11 +5,11 @@ nobody has looked. Points are places (i, j) in a grid; what its axes mean, and w
 not known here.
 
 The grid's points are looked at in nested cells. A cell on whose edges or inside margins have
-different signs is cut by a border, and is split at its middle; then, if there is a budget to spend, so is
-a cell in which repetitions (seeds) disagree. So points are spent along the border, level by level,
-and in the end nearly all points next to it have been looked at: a border of length about N in an
-N x N grid takes about 7 N points of N^2. What lies between the points that it starts with, and is
-smaller than their distance, may be missed.
+different signs is cut by a border, and is split at its middle; so is, if that is wanted, a cell in
+which repetitions (seeds) disagree. So points are spent along the border, level by level, and in the
+end nearly all points next to it have been looked at: a border of length about N in an N x N grid
+takes about 7 N points of N^2. What lies between the points that it starts with, and is smaller than
+their distance, may be missed.
 """
 
 from collections.abc import Iterator
@@ -129,13 +129,17 @@ def _leaves(cell: _Cell, known: Mask) -> Iterator[_Cell]:
 
 
 def points_to_add(
-    spread: Spread, available: Mask, cost: Float, budget: float, per_axis: int
+    spread: Spread,
+    available: Mask,
+    cost: Float,
+    budget: float,
+    per_axis: int,
+    look_at_doubtful: bool = True,
 ) -> Mask:
     """The points to look at next (I, J); none if no cell needs it, or the budget is spent.
 
     Cells that a border cuts come first, large ones before small ones, and of equal ones those with
-    a corner nearest to it; cells in which repetitions disagree only if there are none of these, and
-    a finite budget says how far to go.
+    a corner nearest to it; cells in which repetitions disagree only if there are none of these.
 
     Args:
         spread: of all that has been looked at, ``coarse_points`` among it.
@@ -143,6 +147,7 @@ def points_to_add(
         cost: of each point (I, J).
         budget: what the new ones may cost together.
         per_axis: as for ``coarse_points``.
+        look_at_doubtful: whether cells are split because repetitions disagree.
     """
     seen = ~np.isnan(spread.median)
     known = seen | ~available
@@ -164,7 +169,7 @@ def points_to_add(
                 elif spread.split[box].any():
                     doubtful.append(entry)
     added = np.zeros_like(available)
-    for _, _, cell in sorted(cut or (doubtful if np.isfinite(budget) else [])):
+    for _, _, cell in sorted(cut or (doubtful if look_at_doubtful else [])):
         new = np.zeros_like(available)
         new[np.ix_(*cell.cuts())] = True
         new &= ~known & ~added

@@ -22,6 +22,9 @@ __all__ = ["border_of", "coarse_part", "rounds"]
 
 Float = NDArray[np.float64]
 
+# Points of a round, at least: a device is to be kept busy.
+_LEAST_ROUND = 16
+
 
 def _costs(sweep: Sweep, border: Border) -> Float:
     """Trials of each point (I, J); 0 where filters leave none."""
@@ -64,13 +67,22 @@ def rounds(sweep: Sweep, border: Border, rows: Callable[[], pd.DataFrame]) -> It
     left = np.inf if border.budget is None else float(border.budget)
     new = coarse_points(available, border.coarse)
     chosen = np.zeros_like(new)
+    # Later rounds are no larger than the first: they run in the programs compiled for it.
+    most = max(float(costs[new].sum()), _LEAST_ROUND * float(costs.max()))
     while new.any():
         yield sweep.at(new)
         chosen |= new
         left -= float(costs[new].sum())
         margins = margins_of(border, rows())
         margins[~chosen] = np.nan  # a later round of an interrupted run is not to be known yet
-        new = points_to_add(spread_of(margins), available, costs, left, border.coarse)
+        new = points_to_add(
+            spread_of(margins),
+            available,
+            costs,
+            min(left, most),
+            border.coarse,
+            look_at_doubtful=border.budget is not None,
+        )
 
 
 def _values_at(values: Sequence[float], places: Float) -> Float:
