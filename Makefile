@@ -30,12 +30,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/precision.py --seeds 1
+	$(BIN)/python benchmarks/border.py --quick
 
 bench-full: $(STAMP)
 	$(BIN)/python benchmarks/reduction.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/border.py
 
 clean:
 	rm -rf $(VENV)
