@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 __all__ = ["main"]
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-faulty-jax", action="store_true", help="run even if JAX fails a canary"
     )
     of_spec("plan", "say what a sweep would run and what it would cost, and run nothing")
-    report = commands.add_parser("report", help="draw a run's figure and print its summary")
+    report = commands.add_parser(
+        "report", help="draw a run's figures, write its page and print its summary"
+    )
     report.add_argument("run_dir", help="a run's directory or URI")
     for option, what in (
         ("x", "draw one figure only: this column along its first axis"),
@@ -86,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("run_dir", help="a run's directory or URI")
     verify.add_argument(
         "--sample", type=_count, default=24, metavar="N", help="how many trials (24); 0 is all"
+    )
+    verify.add_argument(
+        "--trial", action="append", metavar="ID", help="this trial instead; may be given repeatedly"
     )
     verify.add_argument(
         "--directory",
@@ -275,6 +281,12 @@ def _report(args: argparse.Namespace) -> int:
         raise RunError("--y, --value and --facet say what is drawn along --x: give that too")
     run = load(args.run_dir)
     _print_run(run, draw(run, view))
+    if view is None:
+        from gaunlearn.report.page import write_page
+
+        page = write_page(run)
+        if page is not None:
+            print(f"report: {page}")
     return 0
 
 
@@ -288,15 +300,19 @@ def _difference(found) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from gaunlearn.sweep.findings import write_verification
     from gaunlearn.sweep.machine import keep_compiled
+    from gaunlearn.sweep.place import StorageError
     from gaunlearn.sweep.runner import commit_of_code
     from gaunlearn.sweep.store import load
     from gaunlearn.sweep.verify import verify_run
 
     keep_compiled()
+    run = load(args.run_dir, missing_parts=True)
     verdict = verify_run(
-        load(args.run_dir, missing_parts=True),
+        run,
         sample=args.sample or None,
+        trials=args.trial,
         commit=commit_of_code(),
         any_version=args.any_version,
         directory=args.directory,
@@ -328,6 +344,16 @@ def _verify(args: argparse.Namespace) -> int:
         columns = [d.column for d in verdict.differences if name in d.broken]
         print(f"trial {name}: differs in {', '.join(dict.fromkeys(columns))}")
     print("the contract holds" if verdict.holds else "the contract is BROKEN")
+    if args.trial is None:
+        about = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "holds": verdict.holds,
+            "trials": list(verdict.trials),
+            "stored": verdict.stored,
+            "planned": verdict.planned,
+        }
+        with suppress(StorageError):  # others' runs may be read only
+            write_verification(run.place, about)
     return 0 if verdict.holds else 1
 
 

@@ -1,10 +1,12 @@
 """The answer to a run's question in two sentences, computed from its trials."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from gaunlearn.report.style import told
 
 __all__ = ["answer_of"]
 
@@ -12,7 +14,7 @@ __all__ = ["answer_of"]
 def _number(value: float) -> str:
     if not np.isfinite(value):
         return "no number"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def _of_border(manifest: Mapping[str, Any], border: pd.DataFrame | None) -> str:
@@ -32,38 +34,68 @@ def _of_border(manifest: Mapping[str, Any], border: pd.DataFrame | None) -> str:
 
 
 def _of_methods(frame: pd.DataFrame) -> str:
-    meant = frame[(frame["step_fraction"] == 1) | ~(frame["step_fraction"] == 1).any()]
-    meant = meant[meant["method"] != "retraining"]
-    median = meant.groupby("method")[["epsilon", "tau_retrain", "unlearn_gradients"]].median()
-    by_epsilon = median.drop(index="limit_polishing", errors="ignore")["epsilon"].sort_values()
-    best, nearest = by_epsilon.index[0], median["tau_retrain"].idxmin()
-    text = (
-        f"Of {len(median)} methods {best.replace('_', ' ')} leaves the least ε (median "
-        f"{_number(by_epsilon.iloc[0])}, for {_number(median['unlearn_gradients'][best])} "
-        "gradients of single samples)"
+    full = frame["step_fraction"] == 1
+    meant = frame[full] if full.any() else frame
+    by_method = meant[meant["method"] != "retraining"].groupby("method")
+    epsilon, tau, cost = (
+        {str(name): float(value) for name, value in by_method[column].median().items()}
+        for column in ("epsilon", "tau_retrain", "unlearn_gradients")
     )
-    if "identity" in median.index and best != "identity":
-        text += f", against {_number(median['epsilon']['identity'])} for doing nothing"
+    one_step = {name: value for name, value in epsilon.items() if name != "limit_polishing"}
+    best = min(one_step, key=lambda name: np.nan_to_num(one_step[name], nan=np.inf))
+    nearest = min(tau, key=lambda name: np.nan_to_num(tau[name], nan=np.inf))
+    text = (
+        f"Of {len(epsilon)} methods {best.replace('_', ' ')} leaves the least ε (median "
+        f"{_number(epsilon[best])}, for {_number(cost[best])} gradients of single samples)"
+    )
+    if "identity" in epsilon and best != "identity":
+        text += f", against {_number(epsilon['identity'])} for doing nothing"
     return (
-        f"{text}. Nearest to the retrained model is {nearest.replace('_', ' ')}, at 1 − cos = "
-        f"{_number(median['tau_retrain'][nearest])}."
+        f"{text}. Nearest to the retrained model is {nearest.replace('_', ' ')}, at "
+        f"1 \N{MINUS SIGN} cos = {_number(tau[nearest])}."
     )
 
 
-def _of_steps(frame: pd.DataFrame) -> str:
-    by_step = frame.groupby("step_fraction")["epsilon"].median()
-    best = by_step.idxmin()
-    at_best = frame[frame["step_fraction"] == best].median(numeric_only=True)
-    text = (
-        f"ε is smallest at step fraction {_number(best)}: median {_number(at_best['epsilon'])}, "
-        f"against {_number(at_best['epsilon_retrain'])} of a retrained model"
-    )
-    if 0.0 in by_step.index:
-        text += f" and {_number(by_step[0.0])} of one that was left as it is"
+class _Setting(NamedTuple):
+    """One combination of what is swept: medians at the step fraction with the least epsilon."""
+
+    name: str
+    step: float
+    epsilon: float
+    retrained: float
+    tau: float
+    floor: float
+
+
+def _of_steps(frame: pd.DataFrame, swept: Sequence[str]) -> str:
+    """Where epsilon is smallest, in each setting of the other parameters."""
+    groups = list(frame.groupby(list(swept), sort=False)) if swept else [((), frame)]
+    found = []
+    for values, group in groups:
+        by_step = group.groupby("step_fraction")["epsilon"].median().dropna().sort_values()
+        if len(by_step):
+            step = float(by_step.index.to_numpy(float)[0])
+            at_best = group[group["step_fraction"] == step]
+            numbers = at_best[["epsilon_retrain", "tau_retrain", "tau_retrain_floor"]].median()
+            found.append(
+                _Setting(told(swept, values), step, float(by_step.iloc[0]), *numbers.tolist())
+            )
+    steps = [setting.step for setting in found]
+    low, high = (pick(found, key=lambda s: s.epsilon) for pick in (min, max))
+    if len(found) > 1:
+        usual = max(steps, key=steps.count)
+        return (
+            f"ε is smallest at step fraction {_number(usual)} in {steps.count(usual)} of "
+            f"{len(found)} settings of {', '.join(swept)}: its medians go from "
+            f"{_number(low.epsilon)} ({low.name}) to {_number(high.epsilon)} ({high.name}). "
+            f"Those of retrained models are {_number(low.retrained)} and "
+            f"{_number(high.retrained)}."
+        )
     return (
-        f"{text}. There the unlearned and the retrained model differ by 1 − cos = "
-        f"{_number(at_best['tau_retrain'])}, two retrainings by "
-        f"{_number(at_best['tau_retrain_floor'])}."
+        f"ε is smallest at step fraction {_number(low.step)}: median {_number(low.epsilon)}, "
+        f"against {_number(low.retrained)} of a retrained model. There the unlearned and the "
+        f"retrained model differ by 1 \N{MINUS SIGN} cos = {_number(low.tau)}, two retrainings by "
+        f"{_number(low.floor)}."
     )
 
 
@@ -76,7 +108,7 @@ def _of_axis(frame: pd.DataFrame, axis: str) -> str:
     return (
         f"Between {axis} = {_number(first)} and {_number(last)} the median ε goes from "
         f"{_number(epsilon.iloc[0])} to {_number(epsilon.iloc[-1])}. The distance to the retrained "
-        f"model, 1 − cos, goes from {_number(tau.iloc[0])} to {_number(tau.iloc[-1])}."
+        f"model, 1 \N{MINUS SIGN} cos, goes from {_number(tau.iloc[0])} to {_number(tau.iloc[-1])}."
     )
 
 
@@ -99,6 +131,7 @@ def answer_of(
     if frame["method"].nunique() > 2:
         return _of_methods(frame)
     if frame["step_fraction"].nunique() > 2 or axis is None:
-        return _of_steps(frame)
+        swept = [name for name in manifest["swept"] if name in frame]
+        return _of_steps(frame, swept)
     unlearned = frame[(frame["step_fraction"] != 0) & (frame["method"] != "identity")]
     return _of_axis(unlearned if len(unlearned) else frame, axis)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from bokeh.models import (
-    ColorBar,
     ColumnDataSource,
     CustomJS,
     HoverTool,
@@ -17,6 +16,7 @@ from bokeh.models import (
     LogColorMapper,
     TapTool,
 )
+from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
@@ -30,7 +30,10 @@ _BORDER = "#D55E00"
 _LEAST = 1e-10
 _MOST_LINES = 12
 _DASHES = ("solid", "dashed")
-_SHOW = "showTrials(JSON.parse(source.data.trials[source.selected.indices[0]]))"
+_SHOW = """
+const chosen = cb_data.source.selected.indices;
+if (chosen.length) showTrials(JSON.parse(cb_data.source.data.trials[chosen[0]]));
+"""
 
 
 def _plot(**options: Any) -> Any:
@@ -54,12 +57,9 @@ def _plot(**options: Any) -> Any:
     return plot
 
 
-def _tapped(plot: Any, renderer: Any, source: ColumnDataSource) -> None:
-    tap = TapTool(renderers=[renderer])
-    tap.callback = CustomJS(
-        args={"source": source}, code=f"if (source.selected.indices.length) {_SHOW}"
-    )
-    plot.add_tools(tap)
+def _on_click(plot: Any, renderers: Sequence[Any]) -> None:
+    """A click on a point shows its trials in the table."""
+    plot.add_tools(TapTool(renderers=list(renderers), callback=CustomJS(code=_SHOW)))
 
 
 def _trials(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -115,7 +115,7 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
         plot.line("x", "y", source=source, color=colour, line_width=2, line_dash=dash, **name)
         points = plot.scatter("x", "y", source=source, color=colour, size=8)
         renderers.append(points)
-        _tapped(plot, points, source)
+    _on_click(plot, renderers)
     tips = [("", "@line"), (x, "@x"), (f"median {value}", "@median")]
     plot.add_tools(
         HoverTool(
@@ -129,6 +129,7 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
         legend.border_line_color = None
         legend.label_text_color = _INK
         legend.click_policy = "hide"
+        legend.orientation = "vertical" if len(found) > 4 else "horizontal"
         plot.add_layout(legend, "right" if len(found) > 4 else "above")
     return plot
 
@@ -200,10 +201,8 @@ def plane_plot(
         fill_color={"field": "value", "transform": mapper},
         line_color=None,
     )
-    _tapped(plot, cells, source)
-    plot.add_tools(
-        HoverTool(renderers=[cells], tooltips=[(x, "@x"), (y, "@y"), (value, "@shown")])
-    )
+    _on_click(plot, [cells])
+    plot.add_tools(HoverTool(renderers=[cells], tooltips=[(x, "@x"), (y, "@y"), (value, "@shown")]))
     bar = ColorBar(
         color_mapper=mapper,
         title=symbol_of(value),
@@ -214,7 +213,11 @@ def plane_plot(
     )
     plot.add_layout(bar, "right")
     if border is not None and {x, y} <= set(border.columns):
-        for curve, dash, width in (("border", "solid", 3), ("low", "dotted", 2), ("high", "dotted", 2)):
+        for curve, dash, width in (
+            ("border", "solid", 3),
+            ("low", "dotted", 2),
+            ("high", "dotted", 2),
+        ):
             for _, line in border[border["curve"] == curve].groupby("piece"):
                 along = line.sort_values("place")
                 plot.line(along[x], along[y], color="white", line_width=width + 2)

@@ -26,6 +26,7 @@ from gaunlearn.sweep import machine
 from gaunlearn.sweep.adaptive import border_of, coarse_part, rounds
 from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.execute import Results, run_block
+from gaunlearn.sweep.findings import write_border
 from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.lock import locked
@@ -47,6 +48,7 @@ from gaunlearn.sweep.sections import SpecError, column_name
 from gaunlearn.sweep.spec import Sweep
 from gaunlearn.sweep.store import (
     BORDER_FILES,
+    VERIFICATION_FILE,
     Claim,
     NetworkName,
     Run,
@@ -54,12 +56,10 @@ from gaunlearn.sweep.store import (
     Weights,
     load,
     read_claims,
-    stored_networks,
-    write_border,
     write_manifest,
     write_part,
-    write_weights,
 )
+from gaunlearn.sweep.weights import stored_networks, write_weights
 
 __all__ = ["FaultyJaxError", "Progress", "RunFailedError", "commit_of_code", "run_sweep"]
 
@@ -165,9 +165,9 @@ def _clear(out: Place) -> None:
             if name.endswith(".parquet"):
                 (out / folder).delete(name)
     for name in (out / "report").names():
-        if name.endswith((".png", ".svg")):
+        if name.endswith((".png", ".svg", ".html")):
             (out / "report").delete(name)
-    for name in ("run.json", "spec.toml", *BORDER_FILES):
+    for name in ("run.json", "spec.toml", *BORDER_FILES, VERIFICATION_FILE):
         out.delete(name)
 
 

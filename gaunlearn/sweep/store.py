@@ -8,7 +8,8 @@
     RUN_DIR/run.json                the manifest: what is complete, and provenance
     RUN_DIR/border.parquet          the border, of a sweep that looks for one, and
     RUN_DIR/points.parquet          the points of its two axes that it has looked at
-    RUN_DIR/report/                 figures
+    RUN_DIR/verification.json       what the last verification found
+    RUN_DIR/report/                 figures and the report
 
 The parts are the truth: each says in its metadata which stages it completes (``Claim``), and the
 manifest is a summary of them. What holds at every moment, so that a run may be killed at any:
@@ -22,8 +23,11 @@ manifest is a summary of them. What holds at every moment, so that a run may be 
 Reads and writes no pickles.
 """
 
+import base64
+import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +44,8 @@ from gaunlearn.sweep.place import Place, StorageError
 __all__ = [
     "BORDER_FILES",
     "ROW_GROUP",
+    "VERIFICATION_FILE",
+    "WEIGHTS_SCHEMA",
     "Claim",
     "NetworkName",
     "Run",
@@ -50,14 +56,13 @@ __all__ = [
     "load",
     "merge_parts",
     "names_and_claims",
+    "parquet_files",
     "part_header",
     "read_claims",
     "select_rows",
-    "stored_networks",
-    "write_border",
+    "to_bytes",
     "write_manifest",
     "write_part",
-    "write_weights",
 ]
 
 _ARROW = {
@@ -67,7 +72,7 @@ _ARROW = {
     "float64": pa.float64(),
     "bool": pa.bool_(),
 }
-_WEIGHTS = pa.schema(
+WEIGHTS_SCHEMA = pa.schema(
     [
         pa.field("training_id", pa.string(), metadata={"meaning": "of the trials it belongs to"}),
         pa.field(
@@ -92,10 +97,10 @@ _WEIGHTS = pa.schema(
         pa.field("y", pa.list_(pa.float64()), metadata={"meaning": "labels"}),
     ]
 )
-# Which network a row of weights/ is, and such a name.
-_NETWORK = ("training_id", "forget", "start")
+# Which network a row of weights/ is: training_id, forget, start.
 NetworkName = tuple[str, str | None, int]
 BORDER_FILES = ("border.parquet", "points.parquet")
+VERIFICATION_FILE = "verification.json"
 # Rows of a row group: large enough to scan fast, small enough to skip.
 ROW_GROUP = 65_536
 
@@ -161,7 +166,7 @@ class Run:
 
     def parts(self) -> list[str]:
         """Names of the files that hold its trials."""
-        return _parquet_files(self.place / "trials")
+        return parquet_files(self.place / "trials")
 
     def provenances(self) -> list[dict[str, Any]]:
         """How its parts were computed: each way once.
@@ -233,6 +238,41 @@ class Run:
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{self.path}/{name}: cannot be read: {error}") from None
 
+    def verification(self) -> dict[str, Any] | None:
+        """What the last verification found; None if there was none, or it cannot be read."""
+        with suppress(FileNotFoundError, StorageError, ValueError):
+            found = json.loads(self.place.read(VERIFICATION_FILE))
+            if isinstance(found, dict):
+                return found
+        return None
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it asks, how much of it is there, and its first figure."""
+        about = self.manifest
+        done = sum(part.get("trials", 0) for part in about.get("parts", {}).values())
+        title, where, swept = (
+            html.escape(str(text))
+            for text in (
+                about.get("question") or about.get("name", ""),
+                self.path,
+                ", ".join(about.get("swept", ())) or "nothing",
+            )
+        )
+        lines = [
+            f"<b>{title}</b>",
+            f"{done} of {about.get('trials', 0)} trials in <code>{where}</code>",
+            f"swept: {swept}",
+        ]
+        report = self.place / "report"
+        pictures = [name for name in report.names() if name.endswith(".png")]
+        if pictures:
+            content = base64.b64encode(report.read(pictures[0])).decode()
+            name = html.escape(pictures[0])
+            lines.append(
+                f'<img alt="{name}" style="max-width: 40em" src="data:image/png;base64,{content}">'
+            )
+        return "<br>".join(lines)
+
     def weights(self, training_id: str) -> list[Weights]:
         """The trained network of a training and those retrained from it.
 
@@ -241,10 +281,12 @@ class Run:
         """
         parts = self.place / "weights"
         found = []
-        for name in _parquet_files(parts):
+        for name in parquet_files(parts):
             try:
                 table = pq.read_table(
-                    parts.open(name), filters=[("training_id", "=", training_id)], schema=_WEIGHTS
+                    parts.open(name),
+                    filters=[("training_id", "=", training_id)],
+                    schema=WEIGHTS_SCHEMA,
                 )
             except (pa.ArrowException, OSError) as error:
                 raise RunError(f"{parts.name}/{name}: cannot be read: {error}") from None
@@ -257,7 +299,8 @@ class Run:
         return found
 
 
-def _parquet_files(folder: Place) -> list[str]:
+def parquet_files(folder: Place) -> list[str]:
+    """Names of the Parquet files in a folder."""
     return [name for name in folder.names() if name.endswith(".parquet")]
 
 
@@ -305,7 +348,8 @@ def _array(values: Any, column: Column) -> pa.Array:
     return pa.array(values, _ARROW[column.type])
 
 
-def _to_bytes(table: pa.Table) -> bytes:
+def to_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True
@@ -355,54 +399,7 @@ def write_part(
         "provenance": json.dumps(provenance),
     }
     table = pa.Table.from_arrays(arrays, schema=arrow_schema().with_metadata(about))
-    (run / "trials").write(f"{key}.parquet", _to_bytes(table))
-
-
-def write_weights(run: Place, key: str, networks: Iterable[Weights]) -> None:
-    """Write networks, none of which is stored yet, into a file of their own.
-
-    Args:
-        key: of these networks, the name of the file.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    rows = [
-        {
-            "training_id": network.training_id,
-            "forget": network.forget,
-            "forgotten": network.forgotten,
-            "start": network.start,
-            "n": len(network.W),
-            "m": len(network.y),
-            "weights": network.W.ravel(),
-            "upper": np.concatenate([a.ravel() for a in network.upper]) if network.upper else None,
-            "u": network.u,
-            "x": network.x.ravel(),
-            "y": network.y,
-        }
-        for network in networks
-    ]
-    table = pa.Table.from_pylist(rows, schema=_WEIGHTS)
-    (run / "weights").write(f"{key}.parquet", _to_bytes(table))
-
-
-def stored_networks(run: Place, set_damaged_aside: bool) -> set[NetworkName]:
-    """(training_id, forget, start) of every network that is stored.
-
-    Args:
-        set_damaged_aside: move files that cannot be read to unused/, so that they are replaced.
-    """
-    found: set[NetworkName] = set()
-    folder = run / "weights"
-    for name in _parquet_files(folder):
-        try:
-            table = pq.read_table(folder.open(name), page_checksum_verification=True)
-            found.update(zip(*(table[each].to_pylist() for each in _NETWORK), strict=True))
-        except (pa.ArrowException, OSError, KeyError):
-            if set_damaged_aside:
-                folder.move(name, run / "unused")
-    return found
+    (run / "trials").write(f"{key}.parquet", to_bytes(table))
 
 
 def damage(parts: Place, name: str, body: bool) -> str | None:
@@ -465,7 +462,7 @@ def read_claims(run: Place, folder: str, bodies: bool = False) -> dict[str, list
     parts = run / folder
     return {
         name.removesuffix(".parquet"): _claims(pq.read_metadata(parts.open(name)).metadata)
-        for name in _parquet_files(parts)
+        for name in parquet_files(parts)
         if damage(parts, name, bodies) is None
     }
 
@@ -496,7 +493,7 @@ def merge_parts(run: Place, keys: Sequence[str], claims: Sequence[Claim]) -> byt
 
 def _claiming(table: pa.Table, claims: Sequence[Claim]) -> bytes:
     about = dict(table.schema.metadata) | {b"claims": json.dumps(claims).encode()}
-    return _to_bytes(table.replace_schema_metadata(about))
+    return to_bytes(table.replace_schema_metadata(about))
 
 
 def _provenance(about: bytes, part: str) -> dict[str, Any]:
@@ -520,19 +517,6 @@ def part_header(run: Place, key: str) -> tuple[bytes, int]:
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{run.name}/trials/{key}.parquet: cannot be read: {error}") from None
     return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
-
-
-def write_border(
-    run: Place, border: pd.DataFrame, points: pd.DataFrame, about: Mapping[str, Any]
-) -> None:
-    """Write the border of a sweep and its points, with what they are of in the files' metadata.
-
-    Raises:
-        StorageError: they cannot be written.
-    """
-    for name, table in zip(BORDER_FILES, (border, points), strict=True):
-        written = pa.Table.from_pandas(table, preserve_index=False)
-        run.write(name, _to_bytes(written.replace_schema_metadata({"border": json.dumps(about)})))
 
 
 def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:

@@ -205,6 +205,7 @@ def verify_run(
     run: Run,
     *,
     sample: int | None = 24,
+    trials: Sequence[str] | None = None,
     commit: str | None = None,
     any_version: bool = False,
     directory: Path | None = None,
@@ -213,6 +214,7 @@ def verify_run(
 
     Args:
         sample: how many trials, spread over the data set; None is all.
+        trials: names of the trials instead.
         commit: of this code, to be the run's own.
         any_version: compare although versions differ.
         directory: where relative paths in the specification start; by default where they did.
@@ -232,7 +234,13 @@ def verify_run(
     stored = run.to_pandas()
     claims = [claim for part in read_claims(run.place, "trials").values() for claim in part]
     misplaced = _misplaced(stored["trial_id"].tolist(), claims)
-    frame = _sample(stored.drop_duplicates("trial_id"), sample).set_index("trial_id")
+    every = stored.drop_duplicates("trial_id")
+    if trials is not None:
+        missing = sorted(set(trials) - set(every["trial_id"]))
+        if missing:
+            raise RunError(f"{run.path}: has no trial {missing[0]!r}")
+        every, sample = every[every["trial_id"].isin(trials)], None
+    frame = _sample(every, sample).set_index("trial_id")
     rows: dict[str, dict[Any, Any]] = {
         str(name): row for name, row in frame.to_dict("index").items()
     }

@@ -1,0 +1,277 @@
+"""The report: one self-contained HTML file that needs no network.
+
+All text that a user's specification or data may have put into a run is escaped; the trials are
+JSON, read as data.
+"""
+
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from bokeh.embed import components
+from bokeh.resources import Resources
+
+from gaunlearn.report.answer import answer_of
+from gaunlearn.report.axis import axis_of
+from gaunlearn.report.plane import plane_of
+from gaunlearn.report.plots import lines_plot, plane_plot
+from gaunlearn.report.style import title_of, value_of
+from gaunlearn.schema import COLUMNS
+from gaunlearn.sweep.store import Run
+
+__all__ = ["write_page"]
+
+_NAME = "index.html"
+# Bytes of trials that a page holds; with Bokeh's 1.3 MB it stays well below 5 MB.
+_MOST_BYTES = 2_500_000
+_DIGITS = 6
+# What a trial's row has in the table; parameters that vary come before.
+_SHOWN = (
+    "seed",
+    "forget_index",
+    "forget_draw",
+    "step_fraction",
+    "epsilon",
+    "delta",
+    "tau",
+    "tau_retrain",
+    "margin_forget_unlearned",
+    "accuracy_unlearned",
+    "separated",
+)
+_CONDITIONS = ("psi", "phi", "eps_d")
+_STATUSES = ("limit_status", "limit_status_retrain", "limit_status_unlearned")
+
+
+def _escape(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it, numbers to six digits; NaN is null."""
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        if not math.isfinite(value):
+            return None
+        return float(f"{value:.{_DIGITS}g}")
+    return str(value)
+
+
+def _as_json(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _table_data(frame: pd.DataFrame, run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The trials as the page's script reads them, and the parameters that all of them share."""
+    same, columns = {}, []
+    for name in frame:
+        values = frame[name].dropna()
+        if name != "trial_id" and len(values) == len(frame) and values.nunique() == 1:
+            same[str(name)] = _plain(values.iloc[0])
+        elif len(values):
+            columns.append(str(name))
+    swept = [name for name in run.manifest["swept"] if name in columns]
+    shown = ["trial_id", *swept, *(name for name in _SHOWN if name in columns)]
+    columns = [*shown, *(name for name in columns if name not in shown)]
+    kept = frame
+    rows = [[_plain(v) for v in row] for row in kept[columns].itertuples(index=False)]
+    size = len(_as_json(rows))
+    if size > _MOST_BYTES:
+        count = max(1, int(len(rows) * _MOST_BYTES / size))
+        places = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
+        rows = [rows[place] for place in places]
+    meanings = {column.name: column.meaning for column in COLUMNS if column.name in columns}
+    data = {
+        "run": str(run.path),
+        "columns": columns,
+        "shown": list(dict.fromkeys(shown)),
+        "rows": rows,
+        "meanings": meanings,
+    }
+    return data, same
+
+
+def _listed(pairs: Iterable[tuple[Any, Any]]) -> str:
+    items = "".join(f"<div><dt>{_escape(a)}</dt><dd>{_escape(b)}</dd></div>" for a, b in pairs)
+    return f'<dl class="columns">{items}</dl>'
+
+
+def _conditions(frame: pd.DataFrame) -> str:
+    """How far the data are from what the theorem assumes."""
+    lines = []
+    for name in _CONDITIONS:
+        values = frame[name].astype(float).dropna()
+        if len(values):
+            meaning = next(column.meaning for column in COLUMNS if column.name == name)
+            lines.append(
+                f"<li><b>{name}</b>: median {values.median():.3g}, from {values.min():.3g} to "
+                f"{values.max():.3g} ({_escape(meaning)})</li>"
+            )
+    known = frame["phi_guarantee"].notna()
+    holds = int((frame["assumptions_hold"].fillna(False).astype(bool) & known).sum())
+    nearly = int(frame["nearly_orthogonal"].fillna(False).astype(bool).sum())
+    lines.append(
+        f"<li>Of {len(frame)} trials {int(known.sum())} have a bound stated beforehand; the "
+        f"assumptions under which it makes ε ≤ 0.1 certain hold in {holds}. The samples are nearly "
+        f"orthogonal in {nearly}.</li>"
+    )
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _failures(frame: pd.DataFrame) -> str:
+    """What has no number, and why."""
+    lines = []
+    for column, what in (
+        ("separated_train", "the trained model does not separate its training set"),
+        ("separated_retrain", "the retrained model does not separate the retain set"),
+        ("separated", "the unlearned model does not separate the retain set"),
+    ):
+        failed = int((~frame[column].fillna(False).astype(bool)).sum())
+        if failed:
+            lines.append(f'<li class="bad">{failed} of {len(frame)} trials: {what}</li>')
+    for column in _STATUSES:
+        for status, count in frame[column].value_counts().items():
+            if status not in ("converged", "fallback"):
+                lines.append(f"<li>{count} trials: {column} is {_escape(status)}</li>")
+    if not lines:
+        return "<p>None: all models separate their samples, and all limits were solved for.</p>"
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _verification(run: Run) -> str:
+    found = run.verification()
+    if found is None:
+        command = _escape(f"gaunlearn verify {run.path}")
+        return f"<p>Not verified yet.</p><pre>{command}</pre>"
+    batch, alone, reference = found["trials"]
+    verdict = "the contract holds" if found["holds"] else "the contract is BROKEN"
+    kind = "" if found["holds"] else ' class="bad"'
+    return (
+        f"<p{kind}>{_escape(found['when'])}: {verdict}. Of {found['stored']} stored trials "
+        f"{batch} were recomputed in batches, {alone} alone and {reference} by NumPy and SciPy.</p>"
+    )
+
+
+def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Any]:
+    """Title -> figure, of what the run has swept."""
+    manifest, border, points = run.manifest, run.border(), run.points()
+    swept = [name for name in manifest["swept"] if name in frame]
+    found: dict[str, Any] = {}
+    over, axis = plane_of(frame, manifest), axis_of(frame, manifest)
+    if over is not None and points is not None:
+        found["Where it holds"] = plane_plot(points, *over, "share", border, manifest)
+    elif over is not None:
+        value = value_of(manifest)
+        # A trial without a number is worse than all that have one.
+        numbers = frame[value].astype(float).fillna(np.inf).groupby([frame[n] for n in over])
+        medians = numbers.quantile(0.5, interpolation="lower").replace(np.inf, np.nan)
+        table = medians.reset_index()
+        found[f"Median {value}"] = plane_plot(table, *over, value, None, manifest)
+    along = None
+    if frame["step_fraction"].nunique() > 2:
+        along = "step_fraction"
+    elif axis is not None and "border" not in manifest:
+        along = axis
+    if along is not None:
+        varying = [n for n in (*swept, "step_fraction") if n != along and frame[n].nunique() > 1]
+        for value in ("epsilon", "delta", "tau_retrain"):
+            found[f"{value} along {along}"] = lines_plot(frame, along, value, varying)
+    elif frame["method"].nunique() > 1 and "border" not in manifest:
+        others = [name for name in swept if name != "unlearn_steps" and name != "learning_rate"]
+        for value in ("epsilon", "delta", "tau_retrain"):
+            found[f"{value} against cost"] = lines_plot(frame, "unlearn_gradients", value, others)
+    return found
+
+
+def _main(frame: pd.DataFrame, run: Run, divs: Mapping[str, str], same: Mapping[str, Any]) -> str:
+    manifest = run.manifest
+    answer = answer_of(frame, manifest, run.border(), axis_of(frame, manifest))
+    plots = "".join(
+        f'<figure class="plot"><figcaption>{_escape(title)}</figcaption>{div}</figure>'
+        for title, div in divs.items()
+    )
+    provenance = manifest.get("provenance", {})
+    about = [(k, v) for k, v in provenance.items() if k not in ("spec", "directory")]
+    seconds = manifest.get("seconds")
+    if seconds is not None:
+        about.append(("seconds", seconds))
+    return f"""
+<header>
+<p class="soft">gaunlearn: {_escape(manifest["name"])}</p>
+<h1>{_escape(title_of(manifest))}</h1>
+<p class="answer">{_escape(answer)}</p>
+<p class="soft">{len(frame)} of {manifest["trials"]} trials, {frame["seed"].nunique()} seeds;
+medians and quartiles over seeds and forgotten samples.</p>
+<nav aria-label="sections"><a href="#figures">Figures</a> <a href="#data">Trials</a>
+<a href="#conditions">Data conditions</a> <a href="#failures">Failures</a>
+<a href="#verification">Verification</a> <a href="#provenance">Provenance</a></nav>
+</header>
+<main>
+<h2 id="figures">Figures</h2>
+<p class="soft">Hover for values, click a point for its trials; a name in a legend hides a line.</p>
+<div class="plots">{plots}</div>
+<h2 id="data">Trials</h2>
+<p class="soft">Sort by a column's name. Filters take a part of a word, or <code>&gt; 0.1</code>,
+<code>&lt;= 1e-3</code>, <code>= 5</code>. A trial's name opens all that is known of it.</p>
+<p class="actions"><button type="button" id="clear">Clear filters</button>
+<span id="count" class="soft" role="status"></span></p>
+<div class="scroll" tabindex="0" role="region" aria-label="table of trials">
+<table id="table"><thead></thead><tbody></tbody></table></div>
+<section id="trial" tabindex="-1" aria-label="one trial"></section>
+<details><summary>What all trials share</summary>{_listed(same.items())}</details>
+<h2 id="conditions">Data conditions</h2>{_conditions(frame)}
+<h2 id="failures">Failures</h2>{_failures(frame)}
+<h2 id="verification">Verification</h2>{_verification(run)}
+<h2 id="provenance">Provenance</h2>{_listed(about)}
+<details><summary>Specification</summary><pre>{_escape(provenance.get("spec", ""))}</pre></details>
+</main>"""
+
+
+def write_page(run: Run) -> str | None:
+    """Write ``report/index.html`` into a run's directory.
+
+    Returns:
+        The file's name; None if there are no trials yet.
+    """
+    if not run.parts():
+        return None
+    frame = run.to_pandas()
+    data, same = _table_data(frame, run)
+    plots = _plots(frame, run)
+    script, divs = components(plots) if plots else ("", {})
+    assets = files("gaunlearn.report") / "assets"
+    css, js = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    library = Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_escape(title_of(run.manifest))}</title>
+<link rel="icon" href="data:,">
+<style>{css}</style>
+</head>
+<body>
+{_main(frame, run, divs, same)}
+<script type="application/json" id="trials">{_as_json(data)}</script>
+<script>{js}</script>
+{library}
+{script}
+</body>
+</html>
+"""
+    folder = run.place / "report"
+    folder.make()
+    folder.write(_NAME, page.encode())
+    return f"{folder.name}/{_NAME}"
