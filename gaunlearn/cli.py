@@ -227,7 +227,7 @@ def _plan(args: argparse.Namespace) -> int:
         _, first = coarse_part(sweep, sweep.border)
         budget = sweep.border.budget or found.trials
         print(f"looks for the border of {sweep.border.predicate!r}, beginning with {first} trials")
-        print(f"at most {min(budget, found.trials)} of the full grid, which would be:")
+        print(f"runs at most {min(budget, found.trials)} of the full grid's; that has")
     print(f"{found.trials} trials (evaluations) of {found.trainings} trainings and ", end="")
     print(f"{found.retrainings} retrainings")
     print(

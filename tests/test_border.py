@@ -248,7 +248,7 @@ def test_a_budget_is_kept_and_the_command_line_tells_what_was_found(found, tmp_p
     write(tmp_path, SPEC, seeds=5)
     spec, out = str(tmp_path / "spec.toml"), str(tmp_path / "run")
     assert main(["plan", spec, "--set", "border.budget=100"]) == 0
-    assert "beginning with 45 trials\nat most 100 of the full grid" in capsys.readouterr().out
+    assert "beginning with 45 trials\nruns at most 100 of the full grid" in capsys.readouterr().out
     assert main(["run", spec, "--out", out, "--set", "border.budget=100"]) == 0
     text = capsys.readouterr().out
     assert "delta <= 0.3: holds at" in text

@@ -72,6 +72,9 @@ _BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
+# Of a full grid's points, about what the search for a border looks at.
+_SHARE_OF_BORDERS = 0.2
+
 _NOWHERE = Size(0, 0, 0, 0)
 
 Pairs = tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
@@ -348,6 +351,14 @@ def survey(sweep: Sweep) -> Survey:
                 ways.setdefault(way, set()).add(size)
             if same:
                 break
+    # Programs have to pay for themselves by what is run in them.
+    share = _SHARE_OF_BORDERS if sweep.border is not None else 1.0
+    if sweep.border is not None and sweep.border.budget is not None:
+        share = min(1.0, sweep.border.budget / found.trials)
+    demand = {
+        program: {size: share * steps for size, steps in sizes.items()}
+        for program, sizes in demand.items()
+    }
     found.shapes = {program: choose_shapes(sizes) for program, sizes in demand.items()}
     found.seconds = sum(
         steps * float(step_seconds(room.samples, room.neurons))

@@ -368,7 +368,9 @@ class _Runner:
         self.began = self.manifest_written = time.perf_counter()
         self.computed_seconds = 0.0
         self.first_stored: float | None = None
-        self.left_seconds = self.plan.seconds * (self.total - self.done) / self.plan.trials
+        # The plan's time of a search is that of its budget.
+        whole = self.plan.trials if self.sweep.border is None else self.total
+        self.left_seconds = self.plan.seconds * (self.total - self.done) / whole
 
     def complete(self, part: Sweep) -> None:
         """Run what is not stored of a part of the sweep."""
