@@ -6,13 +6,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= sweeps/step_size.toml
 
-.PHONY: run test lint types doctor bench bench-full clean
+.PHONY: run test browser-test lint types doctor bench bench-full clean
 
 run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal gaunlearn tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not browser' gaunlearn tests
+
+# The report in a real browser, which no Python package brings: Debian's, if there is none yet.
+browser-test: $(STAMP)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  { echo 'install chromium or google-chrome first'; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/test_page.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

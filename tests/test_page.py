@@ -11,7 +11,9 @@ import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.report.page import write_page
 
+# `make browser-test` sees to it that there is one; `make test` leaves these tests out.
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+in_a_browser = pytest.mark.browser
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 MALICE = "<script>window.stolen = 1</script>"
 
@@ -54,8 +56,7 @@ def test_the_answer_is_computed_from_the_trials(run, page_file):
 
 @pytest.fixture(scope="module")
 def browser():
-    if BROWSER is None:
-        pytest.skip("there is no chromium on this machine")
+    assert BROWSER, "neither chromium nor google-chrome is installed"
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -85,6 +86,7 @@ def rows_shown(page, column):
     return page.locator(f"#table tbody td:nth-child({place})").all_inner_texts()
 
 
+@in_a_browser
 def test_filter_and_sort(page, run):
     frame = run.to_pandas()
     assert page.inner_text("#count") == f"{len(frame)} of {len(frame)} trials"
@@ -103,6 +105,7 @@ def test_filter_and_sort(page, run):
     assert page.inner_text("#count").startswith(f"{len(frame)} of")
 
 
+@in_a_browser
 def test_a_trial_is_shown_with_the_command_that_reproduces_it(page, run, capsys):
     page.click("#table tbody tr:first-child button")
     text = page.inner_text("#trial")
@@ -117,6 +120,7 @@ def test_a_trial_is_shown_with_the_command_that_reproduces_it(page, run, capsys)
     assert "has no trial 'nobody'" in capsys.readouterr().err
 
 
+@in_a_browser
 def test_hover_shows_what_the_data_hold_and_a_click_its_trials(page, run):
     """The point of n = 8 at step 1/2 of the first figure, found through Bokeh's own scales."""
     median = run.to_pandas().groupby(["n", "step_fraction"])["epsilon"].median()[8, 0.5]
@@ -146,6 +150,7 @@ def test_hover_shows_what_the_data_hold_and_a_click_its_trials(page, run):
     assert set(rows_shown(page, "n")) == {"8"}
 
 
+@in_a_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "dark"), (390, "light")])
 def test_it_fits_a_phone_and_the_dark(browser, page_file, width, scheme):
     made = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
