@@ -20,7 +20,7 @@ _LEAST, _FINE = 8, 64
 
 
 class Reduced(NamedTuple):
-    """UserWeights (n, d) and samples (m, d) in an orthonormal basis of the samples' span.
+    """Weights (n, d) and samples (m, d) in an orthonormal basis of the samples' span.
 
     The rest of each neuron is one more coordinate, in which all samples are zero, and what other
     weights have beside it one for each of them. Behind these stand the columns of the layers above
@@ -53,7 +53,7 @@ class Reduced(NamedTuple):
         return _room(of_samples, self.y.shape)
 
     def lift(self, weights: Float) -> UserWeights:
-        """UserWeights (N, R) in the original coordinates and in the network's form."""
+        """Weights (N, R) in the original coordinates and in the network's form."""
         n, r = len(self.direction), self.basis.shape[1]
         own = weights[:n]
         first = own[:, :r] @ self.basis.T + own[:, self.rest, None] * self.direction

@@ -16,7 +16,7 @@ from gaunlearn.models import LINEAR, SQUARED_RELU, Model, deep_relu, leaky_relu
 __all__ = ["GivenNetwork", "UserWeights", "read_network", "read_weights"]
 
 Float = NDArray[np.float64]
-# UserWeights in the form in which they were given: (d,) of the linear model, (n, d) of a two-layer
+# Weights in the form in which they were given: (d,) of the linear model, (n, d) of a two-layer
 # network, a tuple of arrays of a deep one.
 UserWeights = Any
 

@@ -20,7 +20,7 @@ __all__ = [
     "name_of_budget",
 ]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _NOT_SEPARATED = "the unlearned model does not separate the retain set"
 _NOT_TRAINED = "the trained model does not separate its training set"
@@ -427,8 +427,9 @@ RESULTS: tuple[Column, ...] = (
         "assumptions_hold",
         "bool",
         "whether phi <= phi_guarantee and sign_flips is 0, all that the guarantee assumes; false "
-        "where phi_guarantee has no value",
+        "where no phi would do",
         "bool",
+        f"method is not ascent, the model's homogeneity is above 1, or {_NOT_TRAINED}",
     ),
     Column(
         "separated_retrain", "bool", "whether the retrained model separates the retain set", "bool"

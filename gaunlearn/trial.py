@@ -523,7 +523,12 @@ def judge_stage(
         "bound_epsilon": jnp.where(is_ascent, bound.bound_epsilon, jnp.nan),
         "bound_delta": jnp.where(is_ascent, bound.bound_delta, jnp.nan),
         "phi_guarantee": guaranteed,
-        "assumptions_hold": (phi <= guaranteed) & (bound.sign_flips == 0),
+        # Of other methods and models nothing is assumed, and so nothing holds or fails.
+        "assumptions_hold": jnp.where(
+            is_ascent & (model.homogeneity == 1) & original.separated,
+            ((phi <= guaranteed) & (bound.sign_flips == 0)).astype(phi.dtype),
+            jnp.nan,
+        ),
         **_generalisation(setup, problem, weights, fresh, forget, "unlearned"),
     }
     if problem.y_test.shape[0]:

@@ -1,6 +1,7 @@
 """The border of a region: where it looks, what it finds, on fields whose border is known."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ def test_the_interval_comes_true():
 
 # -- sweeps ------------------------------------------------------------------------------------
 
-SPEC = """# Where does ascent keep epsilon below 0.3?
+SPEC = """# Where does ascent keep delta at 0.3 or less?
 [sweep]
 seeds = {seeds}
 [data]
@@ -251,7 +252,7 @@ def test_a_budget_is_kept_and_the_command_line_tells_what_was_found(found, tmp_p
     assert "beginning with 45 trials\nruns at most 100 of the full grid" in capsys.readouterr().out
     assert main(["run", spec, "--out", out, "--set", "border.budget=100"]) == 0
     text = capsys.readouterr().out
-    assert "delta <= 0.3: holds at" in text
+    assert "“delta <= 0.3” holds at" in text
     assert "of 81 in (d, correlation)" in text
     run = gaunlearn.load(out)
     assert 45 < len(run.to_pandas()) <= 100
@@ -259,6 +260,18 @@ def test_a_budget_is_kept_and_the_command_line_tells_what_was_found(found, tmp_p
     assert (run.path / "report" / "plane.png").stat().st_size > 10_000
     assert main(["run", spec, "--out", out, "--shard", "1/2"]) == 2
     assert "run it whole" in capsys.readouterr().err
+
+
+def test_a_specification_without_a_border_has_none(found, tmp_path):
+    """Nor do its figures, though the files of the one before are still there."""
+    out = tmp_path / "run"
+    shutil.copytree(found.path, out)
+    manifest = {k: v for k, v in found.manifest.items() if k != "border"}
+    (out / "run.json").write_text(json.dumps(manifest))
+    run = gaunlearn.load(out)
+    assert (out / "border.parquet").exists()
+    assert run.border() is None
+    assert run.points() is None
 
 
 def test_it_is_verified_like_any_other(found):

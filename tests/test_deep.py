@@ -291,6 +291,7 @@ def test_a_sweep_of_architectures(run):
     assert set(frame["limit_status"]) == {"unsupported"}
     assert frame["tau_limit"].isna().all()
     assert frame["bound_epsilon"].isna().all()
+    assert frame["assumptions_hold"].isna().all(), "nothing is assumed of these models"
     assert frame["eps_d"].isna().all()
     assert set(frame["depth"].dropna()) == {3}
     means = frame.groupby(["model_kind", "step_fraction"])["epsilon"].median()

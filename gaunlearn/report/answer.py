@@ -21,7 +21,10 @@ def _of_border(manifest: Mapping[str, Any], border: pd.DataFrame | None) -> str:
     about = manifest["border"]
     first, second = about["axes"]
     inside = f"{about['points_inside']} of the {about['points']} points looked at"
-    text = f"“{about['predicate']}” holds at {inside}, out of {about['points_of_full_grid']}."
+    text = (
+        f"“{about['predicate']}” holds at {inside}, of {about['points_of_full_grid']} in "
+        f"({first}, {second})."
+    )
     line = None if border is None else border[border["curve"] == "border"]
     if line is None or line.empty:
         return f"{text} No border runs between them."

@@ -21,7 +21,7 @@ from gaunlearn.report.axis import axis_of
 from gaunlearn.report.plane import plane_of
 from gaunlearn.report.plots import lines_plot, plane_plot
 from gaunlearn.report.style import title_of, value_of
-from gaunlearn.schema import COLUMNS
+from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
 from gaunlearn.sweep.store import Run
 
 __all__ = ["write_page"]
@@ -82,10 +82,10 @@ def _table_data(frame: pd.DataFrame, run: Run) -> tuple[dict[str, Any], dict[str
         elif len(values):
             columns.append(str(name))
     swept = [name for name in run.manifest["swept"] if name in columns]
-    shown = ["trial_id", *swept, *(name for name in _SHOWN if name in columns)]
+    wanted = ("trial_id", *swept, *_SHOWN)
+    shown = [name for name in dict.fromkeys(wanted) if name in columns]
     columns = [*shown, *(name for name in columns if name not in shown)]
-    kept = frame
-    rows = [[_plain(v) for v in row] for row in kept[columns].itertuples(index=False)]
+    rows = [[_plain(v) for v in row] for row in frame[columns].itertuples(index=False)]
     size = len(_as_json(rows))
     if size > _MOST_BYTES:
         count = max(1, int(len(rows) * _MOST_BYTES / size))
@@ -95,7 +95,7 @@ def _table_data(frame: pd.DataFrame, run: Run) -> tuple[dict[str, Any], dict[str
     data = {
         "run": str(run.path),
         "columns": columns,
-        "shown": list(dict.fromkeys(shown)),
+        "shown": shown,
         "rows": rows,
         "meanings": meanings,
     }
@@ -118,13 +118,12 @@ def _conditions(frame: pd.DataFrame) -> str:
                 f"<li><b>{name}</b>: median {values.median():.3g}, from {values.min():.3g} to "
                 f"{values.max():.3g} ({_escape(meaning)})</li>"
             )
-    known = frame["phi_guarantee"].notna()
-    holds = int((frame["assumptions_hold"].fillna(False).astype(bool) & known).sum())
-    nearly = int(frame["nearly_orthogonal"].fillna(False).astype(bool).sum())
+    known = frame["assumptions_hold"].dropna().astype(bool)
+    nearly = int(frame["nearly_orthogonal"].dropna().astype(bool).sum())
     lines.append(
-        f"<li>Of {len(frame)} trials {int(known.sum())} have a bound stated beforehand; the "
-        f"assumptions under which it makes ε ≤ 0.1 certain hold in {holds}. The samples are nearly "
-        f"orthogonal in {nearly}.</li>"
+        f"<li>The assumptions under which ε ≤ {GUARANTEED_EPSILON:g} is certain beforehand hold in "
+        f"{int(known.sum())} of the {len(known)} trials that the bound is about, out of "
+        f"{len(frame)}. The samples are nearly orthogonal in {nearly}.</li>"
     )
     return f"<ul>{''.join(lines)}</ul>"
 

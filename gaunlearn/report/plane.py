@@ -167,7 +167,8 @@ def draw_plane(
     bar = figure.add_axes(
         (1 - 1.25 / width, 0.95 / height, 0.18 / width, 1 - (above + 0.95) / height)
     )
-    figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar, label=f"{symbol_of(value)}, median")
+    what = symbol_of(value) if value == "share" else f"{symbol_of(value)}, median"
+    figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar, label=what)
     _legend(figure, manifest, border is not None, hollow)
     figure.suptitle(
         "\n".join(wrapped), x=0.02, y=1 - 0.12 / height, va="top", ha="left", fontsize=11

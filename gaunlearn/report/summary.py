@@ -4,6 +4,7 @@ import itertools
 
 import pandas as pd
 
+from gaunlearn.report.answer import answer_of
 from gaunlearn.schema import name_of_budget
 from gaunlearn.sweep.store import Run
 
@@ -26,7 +27,7 @@ def summarise(run: Run) -> list[str]:
     total = run.manifest["trials"]
     lines = [f"{len(frame)} of {total} trials, {frame['seed'].nunique()} seeds"]
     if "border" in run.manifest:
-        return lines + _border(run)
+        return [*lines, answer_of(frame, run.manifest, run.border(), None)]
     swept = [name for name in run.manifest["swept"] if name in frame]
     groups = list(frame.groupby(swept, sort=False, dropna=False)) if swept else [((), frame)]
     for values, group in itertools.islice(groups, _MOST_GROUPS):
@@ -39,26 +40,6 @@ def summarise(run: Run) -> list[str]:
     busy = run.manifest.get("training_lanes_busy")
     if busy is not None:
         lines.append(f"{100 * busy:.0f} % of the training batches' places had steps to take")
-    return lines
-
-
-def _border(run: Run) -> list[str]:
-    """What has been found of the border that a sweep looks for."""
-    about, table = run.manifest["border"], run.border()
-    first, second = about["axes"]
-    lines = [
-        f"{about['predicate']}: holds at {about['points_inside']} of the {about['points']} points "
-        f"looked at, of {about['points_of_full_grid']} in ({first}, {second})"
-    ]
-    border = None if table is None else table[table["curve"] == "border"]
-    if border is None or border.empty:
-        return [*lines, "there is no border between them"]
-    low, high = border[[first, second]].min(), border[[first, second]].max()
-    lines.append(
-        f"its border: {border['piece'].nunique()} lines, {first} from {low[first]:.4g} to "
-        f"{high[first]:.4g}, {second} from {low[second]:.4g} to {high[second]:.4g}; the band is a "
-        f"{100 * about['confidence']:.0f} % interval for the median over seeds"
-    )
     return lines
 
 

@@ -99,6 +99,7 @@ WEIGHTS_SCHEMA = pa.schema(
 )
 # Which network a row of weights/ is: training_id, forget, start.
 NetworkName = tuple[str, str | None, int]
+
 BORDER_FILES = ("border.parquet", "points.parquet")
 VERIFICATION_FILE = "verification.json"
 # Rows of a row group: large enough to scan fast, small enough to skip.
@@ -221,17 +222,18 @@ class Run:
         Raises:
             RunError: the file cannot be read.
         """
-        return self._table(BORDER_FILES[0])
+        return self._of_border(BORDER_FILES[0])
 
     def points(self) -> pd.DataFrame | None:
         """The points of the two axes that a sweep with a border has looked at: how many ``seeds``,
         the ``share`` of them for which the predicate holds, and the median ``margin`` with an
         interval for it, ``low`` to ``high``; None and errors as of ``border``.
         """
-        return self._table(BORDER_FILES[1])
+        return self._of_border(BORDER_FILES[1])
 
-    def _table(self, name: str) -> pd.DataFrame | None:
-        if name not in self.place.names():
+    def _of_border(self, name: str) -> pd.DataFrame | None:
+        # The files of an earlier specification that looked for one stay where they are.
+        if "border" not in self.manifest or name not in self.place.names():
             return None
         try:
             return pq.read_table(self.place.open(name)).to_pandas()
@@ -343,6 +345,8 @@ def _array(values: Any, column: Column) -> pa.Array:
         missing = np.isnan(values)
         filled = np.where(missing, 0, values).astype(np.int64)
         return pa.array(filled, _ARROW[column.type], mask=missing)
+    if column.type == "bool" and values.dtype.kind == "f":
+        return pa.array(values == 1, _ARROW[column.type], mask=np.isnan(values))
     if column.type == "float64":
         return pa.array(values.astype(np.float64), from_pandas=True)
     return pa.array(values, _ARROW[column.type])
