@@ -213,7 +213,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from gaunlearn.sweep import machine
-    from gaunlearn.sweep.adaptive import coarse_part
+    from gaunlearn.sweep.adaptive import first_trials
     from gaunlearn.sweep.plan import Limits, largest_memory, survey
     from gaunlearn.sweep.spec import load_spec
 
@@ -224,7 +224,7 @@ def _plan(args: argparse.Namespace) -> int:
         names = " with ".join(".".join(name) for name in axis.names)
         print(f"  axis {names}: {len(axis.points)} values")
     if sweep.border is not None:
-        _, first = coarse_part(sweep, sweep.border)
+        first = first_trials(sweep, sweep.border)
         budget = sweep.border.budget or found.trials
         print(f"looks for the border of {sweep.border.predicate!r}, beginning with {first} trials")
         print(f"runs at most {min(budget, found.trials)} of the full grid's; that has")

@@ -313,6 +313,13 @@ def test_one_method_against_another(tmp_path):
     assert np.isnan(got[4:]).all()
 
 
+def test_a_budget_that_does_not_reach_the_first_points_is_refused(tmp_path):
+    path, out = write(tmp_path, SPEC, seeds=5), tmp_path / "run"
+    with pytest.raises(SpecError, match="the 9 points to begin with take 45 trials"):
+        gaunlearn.run(path, out, overrides=["border.budget=44"])
+    assert not (out / "trials").exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -18,7 +18,7 @@ from bokeh.resources import Resources
 
 from gaunlearn.report.answer import answer_of
 from gaunlearn.report.axis import axis_of
-from gaunlearn.report.plane import plane_of
+from gaunlearn.report.plane import medians_over, plane_of
 from gaunlearn.report.plots import lines_plot, plane_plot
 from gaunlearn.report.style import title_of, value_of
 from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
@@ -172,10 +172,7 @@ def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Any]:
         found["Where it holds"] = plane_plot(points, *over, "share", border, manifest)
     elif over is not None:
         value = value_of(manifest)
-        # A trial without a number is worse than all that have one.
-        numbers = frame[value].astype(float).fillna(np.inf).groupby([frame[n] for n in over])
-        medians = numbers.quantile(0.5, interpolation="lower").replace(np.inf, np.nan)
-        table = medians.reset_index()
+        table = medians_over(frame, *over, value).reset_index()
         found[f"Median {value}"] = plane_plot(table, *over, value, None, manifest)
     along = None
     if frame["step_fraction"].nunique() > 2:

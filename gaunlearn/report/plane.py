@@ -17,7 +17,7 @@ from scipy.interpolate import NearestNDInterpolator
 
 from gaunlearn.report.style import is_log, symbol_of, title_of, told
 
-__all__ = ["draw_plane", "plane_of"]
+__all__ = ["draw_plane", "medians_over", "plane_of"]
 
 _LEAST_VALUES = 3
 _MOST_PANELS = 6
@@ -58,6 +58,14 @@ def _edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:
     return np.exp(edges) if log else edges
 
 
+def medians_over(frame: pd.DataFrame, x: str, y: str, value: str) -> pd.Series:
+    """The median of a column at each pair of values of two others, which index it; NaN where the
+    median trial has no number: one without is worse than all that have one.
+    """
+    numbers = frame[value].astype(float).fillna(np.inf).groupby([frame[x], frame[y]])
+    return numbers.quantile(0.5, interpolation="lower").replace(np.inf, np.nan)
+
+
 class _Cells:
     """Medians of a column over the grid of two axes' values.
 
@@ -70,17 +78,19 @@ class _Cells:
 
     def __init__(self, frame: pd.DataFrame, x: str, y: str, value: str) -> None:
         self.x, self.y = (np.sort(frame[name].dropna().unique()) for name in (x, y))
-        # A trial without a number is worse than all that have one.
-        numbers = frame[value].astype(float).fillna(np.inf)
-        medians = numbers.groupby([frame[x], frame[y]]).quantile(0.5, interpolation="lower")
-        table = medians.unstack().reindex(index=self.x, columns=self.y)
-        sizes = numbers.groupby([frame[x], frame[y]]).size().unstack()
-        self.seen = sizes.reindex(index=self.x, columns=self.y).notna().to_numpy()
-        found = table.to_numpy(float)
+        medians = medians_over(frame, x, y, value)
+        i, j = (
+            np.searchsorted(v, medians.index.get_level_values(n))
+            for v, n in ((self.x, x), (self.y, y))
+        )
+        self.seen = np.zeros((len(self.x), len(self.y)), bool)
+        self.seen[i, j] = True
+        self.median = np.full(self.seen.shape, np.nan)
+        self.median[i, j] = medians
         if not self.seen.all():
-            every = np.moveaxis(np.indices(found.shape), 0, -1)
-            found = NearestNDInterpolator(np.argwhere(self.seen), found[self.seen])(every)
-        self.median = np.where(np.isinf(found), np.nan, found)
+            every = np.moveaxis(np.indices(self.seen.shape), 0, -1)
+            near = NearestNDInterpolator(np.argwhere(self.seen), self.median[self.seen])
+            self.median = near(every)
 
 
 def _norm(values: NDArray[Any]) -> Normalize:

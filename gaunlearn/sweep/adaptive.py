@@ -18,7 +18,7 @@ from gaunlearn.sweep.plan import trials_of
 from gaunlearn.sweep.predicate import Border, margins_of
 from gaunlearn.sweep.spec import Sweep
 
-__all__ = ["border_of", "coarse_part", "rounds"]
+__all__ = ["border_of", "first_trials", "rounds"]
 
 Float = NDArray[np.float64]
 
@@ -35,11 +35,11 @@ def _costs(sweep: Sweep, border: Border) -> Float:
     return found
 
 
-def coarse_part(sweep: Sweep, border: Border) -> tuple[Sweep, int]:
-    """What a sweep begins with, and its trials.
+def first_trials(sweep: Sweep, border: Border) -> int:
+    """How many trials a search begins with.
 
     Raises:
-        SpecError: it has no such part, or the budget does not allow it.
+        SpecError: it has no points to begin with, or its budget does not allow them.
     """
     costs = _costs(sweep, border)
     points = coarse_points(costs > 0, border.coarse)
@@ -52,7 +52,7 @@ def coarse_part(sweep: Sweep, border: Border) -> tuple[Sweep, int]:
             f"the {points.sum()} points to begin with take {trials} trials: give more, or fewer "
             f"lines (border.coarse = {border.coarse})",
         )
-    return sweep.at(points), trials
+    return trials
 
 
 def rounds(sweep: Sweep, border: Border, rows: Callable[[], pd.DataFrame]) -> Iterator[Sweep]:

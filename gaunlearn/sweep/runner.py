@@ -23,7 +23,7 @@ import numpy as np
 from gaunlearn.doctor import examine, versions
 from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep import machine
-from gaunlearn.sweep.adaptive import border_of, coarse_part, rounds
+from gaunlearn.sweep.adaptive import border_of, first_trials, rounds
 from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.execute import Results, run_block
 from gaunlearn.sweep.findings import write_border
@@ -212,7 +212,7 @@ def run_sweep(
             raise SpecError(
                 "--shard: a sweep with [border] looks at all of its trials: run it whole"
             )
-        coarse_part(sweep, sweep.border)
+        first_trials(sweep, sweep.border)
     try:
         place = Place.of(out)
         place.make()
