@@ -453,7 +453,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"gaunlearn: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

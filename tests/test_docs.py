@@ -35,7 +35,7 @@ def test_what_a_page_says_runs(page, tmp_path):
             for line in content.splitlines():
                 program, *arguments = shlex.split(line)
                 assert program == "gaunlearn"
-                assert run(tmp_path, sys.executable, "-m", "gaunlearn.cli", *arguments)
+                assert run(tmp_path, sys.executable, "-m", "gaunlearn", *arguments)
     assert {"toml", "python", "sh"} <= set(kinds)
     report = tmp_path / "results" / "phase" / "report"
     assert page != "tutorial.md" or {"plane.png", "index.html"} <= {

@@ -45,3 +45,18 @@ def test_wrong_results_are_seen(monkeypatch):
 def test_run_reports_a_faulty_jax_as_its_own_error():
     with pytest.raises(RuntimeError):
         raise runner.FaultyJaxError("x")
+
+
+def test_canaries_multiply_as_a_sweep_does(monkeypatch):
+    """Where float32 products are rounded to ten bits unless one asks for more, so are the canary's
+    and not a sweep's: it would cry wolf on every such GPU.
+    """
+    asked = []
+
+    def canary():
+        asked.append(jax.config.jax_default_matmul_precision)
+        return True, ""
+
+    monkeypatch.setattr(doctor, "_CANARIES", {"products": canary})
+    doctor.examine(in_own_process=False)
+    assert asked == ["highest"] * len(jax.local_devices())

@@ -378,7 +378,7 @@ def test_output_that_nobody_reads_is_no_error_of_ours():
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "gaunlearn.cli", "list"],
+        [sys.executable, "-m", "gaunlearn", "list"],
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,

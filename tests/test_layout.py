@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module may import modules of a higher number only; equal numbers form one package or are
 # listed in order below.
 LAYERS = [
+    {"__main__"},
     {"cli"},
     {"__init__"},
     {"stored"},

@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
     """A run of TINY through the command line, as a subprocess."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(TINY)
-    command = [sys.executable, "-m", "gaunlearn.cli", "run", "tiny.toml"]
+    command = [sys.executable, "-m", "gaunlearn", "run", "tiny.toml"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -126,7 +126,7 @@ def test_progress_on_a_terminal(tmp_path, spec):
     gaunlearn.run(spec, out)
     master, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gaunlearn.cli", "run", str(spec), "--out", str(out)],
+        [sys.executable, "-m", "gaunlearn", "run", str(spec), "--out", str(out)],
         stdout=subprocess.DEVNULL,
         stderr=terminal,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
