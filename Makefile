@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= sweeps/step_size.toml
 
-.PHONY: run test browser-test lint types doctor bench bench-full clean
+.PHONY: run test browser-test lint types doctor bench bench-full gallery clean
 
 run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
@@ -45,6 +45,10 @@ bench-full: $(STAMP)
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/border.py
+
+# All shipped sweeps, verified, into results/gallery/ and its page: three quarters of an hour.
+gallery: $(STAMP)
+	$(BIN)/python tools/gallery.py
 
 clean:
 	rm -rf $(VENV)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gaunlearn
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
@@ -70,6 +71,24 @@ def test_shipped_sweeps_are_valid_open_with_a_question_and_are_listed(path):
     sweep = load_spec(path)
     assert sweep.question.split("?")[0] != sweep.question
     assert f"sweeps/{path.name}" in README
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.stem)
+def test_each_shipped_sweep_is_in_the_gallery_with_all_its_trials_and_a_figure(path):
+    """The page and the data lie side by side; a sweep that has changed since has to be run again
+    (make gallery).
+    """
+    run = gaunlearn.load(ROOT / "results" / "gallery" / path.stem)
+    page = (ROOT / "results" / "gallery" / "README.md").read_text()
+    frame = run.to_pandas()
+    assert run.manifest["provenance"]["spec"] == path.read_text()
+    assert len(frame) == run.manifest["trials"]
+    assert f"{len(frame)} trials" in page
+    assert run.verification()["holds"]
+    shown = re.findall(rf"\(({path.stem}/report/\w+\.png)\)", page)
+    assert shown
+    assert all((ROOT / "results" / "gallery" / name).stat().st_size > 10_000 for name in shown)
+    assert "directory" not in run.manifest["provenance"]
 
 
 def test_extras_and_jax_exclusions_are_declared():

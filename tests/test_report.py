@@ -8,6 +8,7 @@ from gaunlearn.report.answer import answer_of
 from gaunlearn.report.axis import axis_of, draw_axis
 from gaunlearn.report.figures import View, draw
 from gaunlearn.report.plane import medians_over, plane_of
+from gaunlearn.report.style import settings_of
 from gaunlearn.report.summary import _membership
 from gaunlearn.sweep.store import RunError
 
@@ -50,6 +51,22 @@ def test_the_axis_is_the_swept_number_with_most_values():
     assert axis_of(frame, MANIFEST) == "correlation"
     assert axis_of(frame[frame["correlation"] < 0.4], MANIFEST) is None
     assert axis_of(frame, MANIFEST | {"swept": ["method", "n"]}) is None
+
+
+def test_of_parameters_that_advance_together_one_names_the_line():
+    """n is 4 m and the kind sets the step size: a line for each kind, along m or along n."""
+    rows = [
+        {"m": m, "n": 4 * m, "data_kind": kind, "step_size": size, "epsilon": 0.1}
+        for m in (4, 8, 16, 32)
+        for kind, size in (("isotropic", 0.3), ("gaussian_mixture", 1.0))
+    ]
+    frame = pd.DataFrame(rows)
+    manifest = MANIFEST | {"swept": ["m", "data_kind", "step_size", "n"]}
+    assert settings_of(frame, manifest, apart_from=["m"]) == ["data_kind"]
+    assert settings_of(frame, manifest, apart_from=["n"]) == ["data_kind"]
+    assert settings_of(frame, manifest) == ["m", "data_kind"]
+    assert settings_of(frame, manifest | {"swept": ["d"]}) == []
+    assert settings_of(frame.assign(n=1), manifest | {"swept": ["n"]}) == []
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -88,6 +88,7 @@ def test_command_line_runs_a_sweep_and_parquet_reads_back(finished):
     assert about["canaries"] == "well"
     for key in ("gaunlearn", "jax", "jaxlib", "device", "spec_hash", "commit"):
         assert key in about
+    assert "directory" not in about, "a path of this machine, which no one needs"
     assert (out / "spec.toml").read_text() == TINY
     assert "epsilon is smallest at step fraction 1" in done.stdout
     assert "test accuracy" in done.stdout

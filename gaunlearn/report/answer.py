@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gaunlearn.report.style import told
+from gaunlearn.report.style import settings_of, told
 
 __all__ = ["answer_of"]
 
@@ -134,7 +134,6 @@ def answer_of(
     if frame["method"].nunique() > 2:
         return _of_methods(frame)
     if frame["step_fraction"].nunique() > 2 or axis is None:
-        swept = [name for name in manifest["swept"] if name in frame]
-        return _of_steps(frame, swept)
+        return _of_steps(frame, settings_of(frame, manifest))
     unlearned = frame[(frame["step_fraction"] != 0) & (frame["method"] != "identity")]
     return _of_axis(unlearned if len(unlearned) else frame, axis)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, is_log, symbol_of, title_of, told
+from gaunlearn.report.style import COLOURS, is_log, settings_of, symbol_of, title_of, told
 
 __all__ = ["axis_of", "draw_axis", "draw_column"]
 
@@ -70,7 +70,7 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     """Epsilon, the distance to the retrained model and the share of trials with a certificate,
     along one axis; where a line rises above that of doing nothing for good, it says so.
     """
-    others = [name for name in manifest["swept"] if name in frame and name != axis]
+    others = settings_of(frame, manifest, apart_from=[axis])
     every = _lines(frame, others)
     lines = every[: _MOST_LINES + 1]
     figure = Figure(figsize=(7.2, 8.2))

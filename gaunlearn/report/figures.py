@@ -16,7 +16,7 @@ from gaunlearn.checks import did_you_mean
 from gaunlearn.report.axis import axis_of, draw_axis, draw_column
 from gaunlearn.report.methods import draw_methods
 from gaunlearn.report.plane import draw_plane, plane_of
-from gaunlearn.report.style import COLOURS, title_of, told, value_of
+from gaunlearn.report.style import COLOURS, settings_of, title_of, told, value_of
 from gaunlearn.sweep.store import Run, RunError
 
 __all__ = ["View", "draw"]
@@ -174,8 +174,7 @@ def _legend(ax: Axes, entries: list[tuple[str, str, Any]]) -> None:
 
 
 def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
-    swept = [name for name in run.manifest["swept"] if name in frame]
-    groups = _groups(frame, swept)
+    groups = _groups(frame, settings_of(frame, run.manifest))
     shown = groups[:_MOST_LINES]
     figure = Figure(figsize=(6.6, 8.6))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))

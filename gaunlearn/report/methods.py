@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, title_of, told
+from gaunlearn.report.style import COLOURS, settings_of, title_of, told
 
-__all__ = ["draw_methods"]
+__all__ = ["DIALS", "draw_methods"]
 
-# A method with several costs is a line of points.
-_DIALS = ("method", "unlearn_steps", "learning_rate")
+# What a method's cost depends on: one with several costs is a line of points.
+DIALS = ("method", "unlearn_steps", "learning_rate")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
 _MOST_COLUMNS = 3
 # Rounding would flatten what is to be seen.
@@ -37,7 +37,7 @@ def _draw(ax: Axes, frame: pd.DataFrame, column: str, names: list[str]) -> None:
     """Medians with their quartiles; a line joins the costs of one method."""
     for place, name in enumerate(names):
         mine = frame[frame["method"] == name]
-        dials = [dial for dial in _DIALS if dial in mine]
+        dials = [dial for dial in DIALS if dial in mine]
         by_cost = mine.groupby(dials, dropna=False)
         cost = by_cost["unlearn_gradients"].median()
         order = np.argsort(cost.to_numpy())
@@ -65,7 +65,7 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
     takes; a column for each combination of the other swept parameters.
     """
     frame = _at_full_dial(frame)
-    others = [name for name in manifest["swept"] if name in frame and name not in _DIALS]
+    others = settings_of(frame, manifest, apart_from=DIALS)
     groups = list(frame.groupby(others, sort=False, dropna=False)) if others else [((), frame)]
     shown = groups[:_MOST_COLUMNS]
     names = list(frame.groupby("method")["unlearn_gradients"].median().sort_values().index)

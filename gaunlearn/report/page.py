@@ -18,9 +18,10 @@ from bokeh.resources import Resources
 
 from gaunlearn.report.answer import answer_of
 from gaunlearn.report.axis import axis_of
+from gaunlearn.report.methods import DIALS
 from gaunlearn.report.plane import medians_over, plane_of
 from gaunlearn.report.plots import lines_plot, plane_plot
-from gaunlearn.report.style import title_of, value_of
+from gaunlearn.report.style import settings_of, title_of, value_of
 from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
 from gaunlearn.sweep.store import Run
 
@@ -165,7 +166,6 @@ def _verification(run: Run) -> str:
 def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Any]:
     """Title -> figure, of what the run has swept."""
     manifest, border, points = run.manifest, run.border(), run.points()
-    swept = [name for name in manifest["swept"] if name in frame]
     found: dict[str, Any] = {}
     over, axis = plane_of(frame, manifest), axis_of(frame, manifest)
     if over is not None and points is not None:
@@ -180,11 +180,13 @@ def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Any]:
     elif axis is not None and "border" not in manifest:
         along = axis
     if along is not None:
-        varying = [n for n in (*swept, "step_fraction") if n != along and frame[n].nunique() > 1]
+        varying = settings_of(frame, manifest, apart_from=[along])
+        if along != "step_fraction" and frame["step_fraction"].nunique() > 1:
+            varying.append("step_fraction")
         for value in ("epsilon", "delta", "tau_retrain"):
             found[f"{value} along {along}"] = lines_plot(frame, along, value, varying)
     elif frame["method"].nunique() > 1 and "border" not in manifest:
-        others = [name for name in swept if name != "unlearn_steps" and name != "learning_rate"]
+        others = ["method", *settings_of(frame, manifest, apart_from=DIALS)]
         for value in ("epsilon", "delta", "tau_retrain"):
             found[f"{value} against cost"] = lines_plot(frame, "unlearn_gradients", value, others)
     return found

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-__all__ = ["COLOURS", "is_log", "symbol_of", "title_of", "told", "value_of"]
+__all__ = ["COLOURS", "is_log", "settings_of", "symbol_of", "title_of", "told", "value_of"]
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -50,6 +51,24 @@ def title_of(manifest: Mapping[str, Any]) -> str:
     """A run's question; its name, if it asks none."""
     question = manifest["question"].split("?")[0]
     return f"{question}?" if "?" in manifest["question"] else manifest["name"]
+
+
+def settings_of(
+    frame: pd.DataFrame, manifest: Mapping[str, Any], *, apart_from: Sequence[str] = ()
+) -> list[str]:
+    """The swept columns that tell a run's settings apart; of those that advance together only the
+    first, and none that ``apart_from`` determines, which the caller shows in another way.
+    """
+    known = [name for name in apart_from if name in frame]
+    found: list[str] = []
+    for name in manifest["swept"]:
+        if name not in frame or name in known:
+            continue
+        values = frame.groupby(known, dropna=False)[name] if known else frame[name]
+        if np.max(values.nunique(dropna=False)) > 1:
+            known.append(name)
+            found.append(name)
+    return found
 
 
 def told(names: Sequence[str], values: Sequence[Any]) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -134,6 +135,8 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
             f"{first.detail}); install another release, or insist with --allow-faulty-jax"
         )
     devices = jax.local_devices()
+    # Where the user's files lie is nobody's business in a data set that reads none of them.
+    reads_files = "path" in tomllib.loads(sweep.text).get("data", {})
     return {
         "gaunlearn": version("gaunlearn"),
         "commit": commit_of_code(),
@@ -147,7 +150,7 @@ def _provenance(sweep: Sweep, allow_faulty_jax: bool) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "spec_hash": digest(sweep.text),
         "spec": sweep.text,
-        "directory": str(sweep.directory.resolve()),
+        **({"directory": str(sweep.directory.resolve())} if reads_files else {}),
     }
 
 
