@@ -1,5 +1,6 @@
 """Tests compute in float64, as the engine does, and share one cache of compiled programs."""
 
+import gc
 import os
 
 import jax
@@ -18,6 +19,8 @@ import gaunlearn
 from gaunlearn.sweep.machine import drop_programs_if_crowded, keep_compiled
 
 jax.config.update("jax_enable_x64", True)
+# As in a sweep (``machine.rare_collections``): tracing makes millions of objects that stay.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,11 +16,12 @@ from gaunlearn.certificate import IGNORED_KINKS
 from gaunlearn.models import without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
-from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes
+from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes, take
+from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, model_of
 from gaunlearn.sweep.sections import Evaluation, Training
-from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane, at
+from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane
 from gaunlearn.trial import ORIGINAL, Settings, Setup
 from gaunlearn.types import Problem
 from gaunlearn.unlearning import Effort
@@ -113,6 +114,7 @@ def _listed(order: np.ndarray) -> tuple[int, ...]:
     return tuple(forgotten[np.argsort(order[forgotten])].tolist())
 
 
+@rare_collections()
 def run_block(
     block: Block,
     directory: Path,
@@ -183,7 +185,7 @@ class _Work:
         key = family, rule, number
         if key not in self.order_of:
             owner = self.families[family]
-            problem = at(self.given, self.problem_of[family])
+            problem = take(self.given, self.problem_of[family])
             self.order_of[key] = len(self.orders)
             self.orders.append(
                 forget_order(rule, number, problem, owner.data, owner.seed, self.directory, ease)
@@ -226,7 +228,7 @@ class _Work:
         forget_of = {place: key[1:] for key, place in self.order_of.items()}
         found = []
         for lane, place in place_of.items():
-            problem = at(problems, self.problem_of[lane.family])
+            problem = take(problems, self.problem_of[lane.family])
             used, rows = problem.u != 0, problem.present
             model = model_of(self.families[lane.family].model)
             first, upper = without_room(model, weights[place], used)
@@ -377,7 +379,7 @@ class _Work:
         # From here on a lane for each trial.
         trials = layout.trials
         source = np.asarray([trial.compared for trial in trials])
-        sets, settings = at((sets, settings), source)
+        sets, settings = take((sets, settings), source)
         families = [self.families[trial.family] for trial in trials]
         methods = [f.branches[t.branch].unlearn for f, t in zip(families, trials, strict=True)]
         fractions = np.asarray([trial.step_fraction for trial in trials], np.float64)
@@ -438,7 +440,7 @@ class _Work:
             part, where = run_lanes(
                 stages.unlearn,
                 (setup, method),
-                at(lanes, chosen),
+                take(lanes, chosen),
                 common,
                 self.pairs,
                 self.batch_pairs,

@@ -21,6 +21,7 @@ __all__ = [
     "pad_to_capacity",
     "run_in_rounds",
     "run_lanes",
+    "take",
 ]
 
 # A capacity holds at least so many batches: the last one is full of copies.
@@ -31,8 +32,20 @@ _LEAST_PAIRS = 8192
 _NARROW = 4
 
 
-def _take(tree: Any, places: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[places], tree)
+def take(tree: Any, places: Any) -> Any:
+    """One entry (leading axis), or some, of everything in a tree.
+
+    Args:
+        places: from 0 up, in range.
+    """
+
+    def entry(leaf):
+        if isinstance(leaf, np.ndarray):
+            return leaf[places]
+        # Plain indexing traces several more operations a leaf, for numbers that are out of range.
+        return leaf.at[places].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+    return jax.tree.map(entry, tree)
 
 
 def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batch: int) -> Any:
@@ -42,7 +55,7 @@ def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batc
         lanes: stacked along the first axis, whose length is a multiple of ``batch``.
     """
     one = jax.jit(one)  # traced once for the shapes and for the batches
-    shapes = jax.eval_shape(one, _take(lanes, 0))
+    shapes = jax.eval_shape(one, take(lanes, 0))
     total = jax.tree.leaves(lanes)[0].shape[0]
     results = jax.tree.map(lambda s: jnp.zeros((total, *s.shape), s.dtype), shapes)
 
@@ -92,7 +105,7 @@ def run_in_rounds(
     def go_on(width, carry):
         states, available = carry
         places = jnp.argsort(states.ended, stable=True)[:width]
-        moved = jax.vmap(advance)(_take(lanes, places), _take(states, places))
+        moved = jax.vmap(advance)(take(lanes, places), take(states, places))
         states = jax.tree.map(lambda leaf, part: leaf.at[places].set(part), states, moved)
         return states, available + width
 
@@ -130,7 +143,7 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     """
     count = jax.tree.leaves(tree)[0].shape[0]
     source = np.minimum(np.arange(_capacity(key, count)), count - 1)
-    return _take(tree, source)
+    return take(tree, source)
 
 
 def forget_capacities() -> None:
@@ -188,4 +201,4 @@ def run_lanes(
     source[places] = np.arange(count)
     counts = np.bincount(device, minlength=len(devices))
     program = _compiled(stage, static, batch, devices)
-    return program(_take(lanes, source), counts, common), places
+    return program(take(lanes, source), counts, common), places

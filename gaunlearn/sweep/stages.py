@@ -6,11 +6,10 @@ number what it needs of it.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gaunlearn.sweep.lanes import map_lanes, run_in_rounds
+from gaunlearn.sweep.lanes import map_lanes, run_in_rounds, take
 from gaunlearn.trial import (
     Settings,
     Setup,
@@ -27,7 +26,6 @@ __all__ = [
     "ForgetLane",
     "JudgeLane",
     "TrainLane",
-    "at",
     "certify",
     "compare",
     "judge",
@@ -36,14 +34,9 @@ __all__ = [
 ]
 
 
-def at(tree: Any, place: Any) -> Any:
-    """One entry, or some, of everything in a tree."""
-    return jax.tree.map(lambda leaf: leaf[place], tree)
-
-
 def _problem_and_kept(problems: Any, orders: Array, lane: Any) -> tuple[Any, Array]:
     """A lane's problem, and which of its samples the lane does not forget."""
-    problem = at(problems, lane.problem)
+    problem = take(problems, lane.problem)
     return problem, problem.present & (orders[lane.forget] == 0)
 
 
@@ -64,7 +57,7 @@ def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any)
 
     def descent(lane):
         problem, keep = _problem_and_kept(problems, orders, lane)
-        return descent_of(setup, at(settings, lane.settings), problem, lane.start, keep)
+        return descent_of(setup, take(settings, lane.settings), problem, lane.start, keep)
 
     states, places = run_in_rounds(
         lanes,
@@ -98,7 +91,7 @@ def certify(setup: Setup, batch: int, lanes: CertifyLane, count: Array, common: 
 
     def one(lane):
         problem, keep = _problem_and_kept(problems, orders, lane)
-        return certify_stage(setup, lane.settings, problem, at(models, lane.model), keep)
+        return certify_stage(setup, lane.settings, problem, take(models, lane.model), keep)
 
     return map_lanes(one, lanes, count, batch)
 
@@ -124,12 +117,12 @@ def compare(setup: Setup, batch: int, lanes: Any, count: Array, common: Any) -> 
         return compare_stage(
             setup,
             settings,
-            at(problems, forgotten.problem),
-            at(models, forgotten.trained),
-            at(certificates, forgotten.original),
-            at(models, forgotten.retrained),
-            at(certificates, forgotten.reference),
-            at(models, forgotten.again),
+            take(problems, forgotten.problem),
+            take(models, forgotten.trained),
+            take(certificates, forgotten.original),
+            take(models, forgotten.retrained),
+            take(certificates, forgotten.reference),
+            take(models, forgotten.again),
             orders[forgotten.forget],
         )
 
@@ -148,10 +141,10 @@ def unlearn(static: tuple[Setup, str], batch: int, lanes: Any, count: Array, com
             method,
             settings,
             effort,
-            at(problems, forgotten.problem),
-            at(models, forgotten.trained),
-            at(certificates, forgotten.original),
-            at(models, forgotten.retrained),
+            take(problems, forgotten.problem),
+            take(models, forgotten.trained),
+            take(certificates, forgotten.original),
+            take(models, forgotten.retrained),
             orders[forgotten.forget],
         )
 
@@ -176,13 +169,13 @@ def judge(setup: Setup, batch: int, lanes: JudgeLane, count: Array, common: Any)
         return judge_stage(
             setup,
             lane.settings,
-            at(problems, lane.forgotten.problem),
-            at(models, lane.forgotten.trained),
-            at(certificates, lane.forgotten.original),
-            at(models, lane.forgotten.retrained),
-            at(certificates, lane.forgotten.reference),
+            take(problems, lane.forgotten.problem),
+            take(models, lane.forgotten.trained),
+            take(certificates, lane.forgotten.original),
+            take(models, lane.forgotten.retrained),
+            take(certificates, lane.forgotten.reference),
             orders[lane.forgotten.forget],
-            at(unlearned, lane.unlearned),
+            take(unlearned, lane.unlearned),
             lane.step_fraction,
             lane.is_ascent,
         )
