@@ -313,6 +313,26 @@ def test_one_method_against_another(tmp_path):
     assert np.isnan(got[4:]).all()
 
 
+@pytest.mark.parametrize(
+    ("predicate", "inside"),
+    [("sign_flips <= 0", True), ("sign_flips < 0", False), ("sign_flips >= 0", True)],
+)
+def test_what_is_at_the_level_is_on_the_side_that_the_sign_says(tmp_path, predicate, inside):
+    """No trial has fewer than 0 flips: half of the plane has none, the other half three."""
+    text = SPEC.replace('"delta <= 0.3"', f'"{predicate}"')
+    border = load_spec(write(tmp_path, text, seeds=2)).border
+    rows = [
+        {"d": d, "correlation": rho, "seed": 0, "sign_flips": 0 if half else 3}
+        for d in border.values[0]
+        for half, rho in enumerate(border.values[1][:2])
+    ]
+    table, points, facts = border_of(border, pd.DataFrame(rows))
+    none = points["correlation"] == border.values[1][1]
+    assert (points.loc[none, "share"] == float(inside)).all()
+    assert facts["points_inside"] == points["share"].sum()
+    assert bool((table["curve"] == "border").any()) == (predicate == "sign_flips <= 0")
+
+
 def test_a_budget_that_does_not_reach_the_first_points_is_refused(tmp_path):
     path, out = write(tmp_path, SPEC, seeds=5), tmp_path / "run"
     with pytest.raises(SpecError, match="the 9 points to begin with take 45 trials"):

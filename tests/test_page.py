@@ -106,6 +106,21 @@ def test_filter_and_sort(page, run):
 
 
 @in_a_browser
+def test_a_figure_asks_for_trials_with_more_digits_than_the_table_has(page, run):
+    """And for those without a number."""
+    frame = run.to_pandas()
+    one = frame["epsilon"].dropna().iloc[0]
+    page.evaluate("value => showTrials({epsilon: value})", float(f"{one:.10g}"))
+    same = (frame["epsilon"] - one).abs() <= 5e-6 * one
+    assert page.inner_text("#count") == f"{same.sum()} of {len(frame)} trials"
+    without = [name for name in frame if 0 < frame[name].isna().sum() < len(frame)]
+    for name in without[:1]:
+        page.evaluate("name => showTrials({[name]: null})", name)
+        found = page.inner_text("#count")
+        assert found == f"{frame[name].isna().sum()} of {len(frame)} trials"
+
+
+@in_a_browser
 def test_a_trial_is_shown_with_the_command_that_reproduces_it(page, run, capsys):
     page.click("#table tbody tr:first-child button")
     text = page.inner_text("#trial")

@@ -99,6 +99,7 @@ def _table_data(frame: pd.DataFrame, run: Run) -> tuple[dict[str, Any], dict[str
         "shown": shown,
         "rows": rows,
         "meanings": meanings,
+        "digits": _DIGITS,
     }
     return data, same
 

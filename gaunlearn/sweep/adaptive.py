@@ -106,7 +106,7 @@ def border_of(
     seeds changes sides, and "low" and "high" where the lower and the upper end of an interval for
     that median do; ``piece`` numbers the connected lines of a curve, ``place`` the corners along
     one; the other two columns are the axes. Of the points: ``seeds``, the ``share`` of them that
-    is inside (half for a margin of 0), and the ``margin`` (``predicate.margins_of``) with its
+    is inside, and the ``margin`` (``predicate.margins_of``) with its
     interval, ``low`` to ``high``.
     """
     margins = margins_of(border, frame)
@@ -125,7 +125,7 @@ def border_of(
             border.columns[0]: np.asarray(border.values[0])[i],
             border.columns[1]: np.asarray(border.values[1])[j],
             "seeds": seeds,
-            "share": ((here > 0).sum(1) + 0.5 * (here == 0).sum(1)) / seeds,
+            "share": (here >= 0).sum(1) / seeds,
             "margin": spread.median[i, j],
             "low": spread.low[i, j],
             "high": spread.high[i, j],

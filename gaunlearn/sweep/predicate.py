@@ -197,6 +197,8 @@ def margins_of(border: Border, frame: pd.DataFrame) -> NDArray[np.float64]:
         else:
             sign = 1.0 if level[2] in ("<=", "<") else -1.0
             margin = np.nan_to_num(sign * (bound - values), nan=-_LARGEST)
+        # What is at the level itself is on the side that the sign says, not on the border.
+        margin = np.where(margin == 0, _TIE if "=" in level[2] else -_TIE, margin)
         table = frame[[first, second, "seed"]].assign(margin=margin)
     else:
         beats = _BEATS.fullmatch(border.predicate)

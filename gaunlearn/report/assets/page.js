@@ -24,8 +24,11 @@
       return (value) => text(value).toLowerCase().includes(part);
     }
     const [, sign, word] = found, bound = Number(word);
+    if (sign === "=" && word === "null") return (value) => value === null;
+    // The table has numbers to so many digits; a figure may ask for more of them.
+    const rounded = Number(bound.toPrecision(data.digits));
     if (sign === "=")
-      return (value) => value !== null && (text(value) === word || Number(value) === bound);
+      return (value) => value !== null && (text(value) === word || Number(value) === rounded);
     return (value) => value !== null && value !== "" && ({
       "<": value < bound, "<=": value <= bound, ">": value > bound, ">=": value >= bound,
     })[sign];
