@@ -45,11 +45,10 @@ __all__ = ["Difference", "Verdict", "verify_run"]
 # Relative agreement that is promised (README, *Reproducibility*), and the smallest difference that
 # counts: columns of rounding, such as tau at 1e-33, have no digits to agree in.
 _SAME_PLATFORM, _OTHER_PLATFORM, _FLOAT32 = 1e-9, 1e-6, 1e-3
-# Margins are rounded to a few units of 1e-7 in float32, and delta, which is 0 at a limit, is that
-# times multipliers of 10 and more.
-_FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-5
+_FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-6
 # The reference solves to about 1e-9; delta is a product of two of its numbers.
 _REFERENCE, _REFERENCE_FLOAT32 = 1e-6, 1e-2
+_REFERENCE_FLOOR_FLOAT32 = 1e-5
 _ALONE = 4
 # Where multipliers are not unique, rounding decides between them, and between what follows.
 _NOT_UNIQUE = 1e-3
@@ -434,7 +433,9 @@ def _compare(
         tolerance = np.where(narrow, loose, promised)
         chosen = np.asarray([column in unsure.get(name, ()) for name in names])
         tolerance = np.where(chosen, np.maximum(tolerance, _NOT_UNIQUE), tolerance)
-        floor = np.where(narrow, _FLOOR_FLOAT32, promised if way == "NumPy" else _FLOOR)
+        floor = np.where(narrow, _FLOOR_FLOAT32, _FLOOR)
+        if way == "NumPy":
+            floor = np.where(narrow, _REFERENCE_FLOOR_FLOAT32, promised)
         floor = np.where(chosen, np.maximum(floor, promised), floor)
         old = [stored[name][column] for name in names]
         new = [found[name][column] for name in names]
