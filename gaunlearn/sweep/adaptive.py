@@ -106,8 +106,7 @@ def border_of(
     seeds changes sides, and "low" and "high" where the lower and the upper end of an interval for
     that median do; ``piece`` numbers the connected lines of a curve, ``place`` the corners along
     one; the other two columns are the axes. Of the points: ``seeds``, the ``share`` of them that
-    is inside, and the ``margin`` (``predicate.margins_of``) with its
-    interval, ``low`` to ``high``.
+    is inside, and the ``margin`` (``predicate.margins_of``) with its interval, ``low`` to ``high``.
     """
     margins = margins_of(border, frame)
     spread = spread_of(margins)
