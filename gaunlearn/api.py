@@ -65,7 +65,8 @@ class Limit:
         coefficients: c (n, m), lambda_i times the Clarke derivative of pair (j, i):
             ``W = (u[:, None] * c) @ (y[:, None] * x)``.
         margins: q (m,), the margins of W on all samples.
-        epsilon, delta: the KKT residuals that rounding left, as for ``Certificate``.
+        epsilon, delta: the KKT residuals that rounding left, as for ``Certificate``; in delta a
+            margin that is 1 to rounding is 1.
         pattern_changes: same-sign pairs (y_i u_j > 0) whose sign differs from that in the given
             weights; where there are any, continued training may have gone elsewhere.
     """

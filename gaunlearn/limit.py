@@ -42,6 +42,7 @@ from gaunlearn.models import (
     Model,
     activation,
     clean_preactivations,
+    largest_logits,
     neuron_count,
     preactivations,
     slopes,
@@ -61,7 +62,7 @@ _START_SUPPORT = 1.5
 _SOLVES = 2
 _MAX_ITERATIONS = 40
 _MAX_ATTEMPTS = 200
-# Values within so many units of rounding of zero contradict no state.
+# Values within so many units of rounding of zero contradict no state, and are no slack.
 _SLACK_UNITS = 300
 # A residual of so many units of what rounding allows is one of rounding, and so is a
 # pre-activation, relative to the network's scale.
@@ -82,7 +83,8 @@ class Limit(NamedTuple):
         margins: q_i on all samples.
         epsilon: ||theta - sum_i lambda_i y_i h_i||, with h_i from ``coefficients`` where z_ji is
             zero to rounding and from the sign of z_ji elsewhere.
-        delta: max_i lambda_i (q_i - 1) over the retain set.
+        delta: max_i lambda_i (q_i - 1) over the retain set, where q_i = 1 if its distance from 1 is
+            rounding: lambda_i times that would be chance.
         kink_pairs: retained pairs at a kink.
         status: an index of ``STATUSES``. ``converged``: by the active set alone; ``fallback``: the
             convergent method was needed; ``infeasible``: no weights with these same-sign slopes
@@ -447,10 +449,14 @@ def find_limit(
     at_kink &= u[:, None] != 0
     c = jnp.where(at_kink, c, jnp.where(retain, slopes(model, z), 0.0) * level)
     epsilon = jnp.linalg.norm(theta - (u[:, None] * c) @ signed)
-    delta = jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf))
+    residual = jnp.maximum(epsilon, jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf)))
+    unit = largest_logits(model, theta, u, x)
+    at_margin = jnp.abs(q - 1) <= _SLACK_UNITS * rounding * unit
+    slack = jnp.where(at_margin, 0.0, q - 1)
+    delta = jnp.max(jnp.where(retain, level * slack, -jnp.inf))
     # q_i is a sum over lambda, so that lambda_i (q_i - 1) has rounding errors of lambda^2.
     attainable = rounding * (1 + jnp.max(level) ** 2 * steepest)
-    exact = (least > 0) & (jnp.maximum(epsilon, delta) <= _RESIDUAL_UNITS * attainable)
+    exact = (least > 0) & (residual <= _RESIDUAL_UNITS * attainable)
     defined = jnp.all(jnp.isfinite(weights))
     infeasible = search.status == _INFEASIBLE
     exact = exact & defined & ~infeasible

@@ -68,6 +68,7 @@ def certify(
     leak: float = 0.0,
     precision: float = _PRECISION,
     power: int = 1,
+    is_limit: bool = False,
 ) -> ReferenceCertificate | None:
     """The certificate at one kink tolerance; None if W does not separate the retain set.
 
@@ -80,6 +81,7 @@ def certify(
         leak: slope of the activation below 0.
         precision: relative, of the weights.
         power: the activation is ReLU to this power; squared ReLU has no kinks.
+        is_limit: W is a limit that was solved for: a margin that is 1 to rounding is 1.
     """
     linear = u is None
     out = np.ones(1) if u is None else u
@@ -96,17 +98,19 @@ def certify(
     slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
     q = y * (out @ (slope * z**power))
     least = q[retain].min()
-    size = np.linalg.norm(snapped) * np.linalg.norm(x[retain], axis=1).max()
-    if not least > 100 * precision * size**power * np.linalg.norm(out):
+    lengths = np.linalg.norm(x, axis=1)
+    rounding = precision * (np.linalg.norm(snapped) * lengths) ** power * np.linalg.norm(out)
+    if not least > 100 * rounding[retain].max():
         return None
     unit = least ** (1 / power)
     theta, q = snapped / unit, q / least
     slope = power * slope * (z / unit) ** (power - 1)
     multipliers, coefficients = _smallest_residual(theta, out, x, y, slope, kink, retain, leak)
     residual = theta - (out[:, None] * coefficients) @ (y[:, None] * x)
+    slack = np.where(is_limit & (q - 1 <= 300 * rounding / least), 0.0, q - 1)
     return ReferenceCertificate(
         epsilon=float(np.linalg.norm(residual)),
-        delta=float((multipliers * (q - 1))[retain].max()),
+        delta=float((multipliers * slack)[retain].max()),
         tau=float(0.5 * np.sum((_unit(W) - _unit(snapped)) ** 2)),
         multipliers=multipliers,
         coefficients=coefficients,
@@ -226,6 +230,7 @@ def certify_best(
     leak: float = 0.0,
     precision: float = _PRECISION,
     power: int = 1,
+    is_limit: bool = False,
 ) -> ReferenceCertificate | None:
     """The least epsilon on a ladder of tolerances with tau within the budget; if there is none,
     the least tau. ``kink_tols`` None ignores kinks.
@@ -233,7 +238,7 @@ def certify_best(
     ladder: list[float | None] = (
         [*kink_tols] if kink_tols and u is not None and power == 1 else [None]
     )
-    rungs = [certify(W, u, x, y, retain, tol, leak, precision, power) for tol in ladder]
+    rungs = [certify(W, u, x, y, retain, tol, leak, precision, power, is_limit) for tol in ladder]
     found = [rung for rung in rungs if rung is not None]
     within = [rung for rung in found if rung.tau <= tau_budget]
     if within:

@@ -359,7 +359,7 @@ RESULTS: tuple[Column, ...] = (
     Column(
         "delta_limit",
         "float64",
-        "complementarity that goes with epsilon_limit",
+        "complementarity that goes with epsilon_limit; a margin that is 1 to rounding is 1",
         "0 or more; rounding",
         _NO_LIMIT.format("_unlearned"),
     ),

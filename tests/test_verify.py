@@ -177,6 +177,20 @@ def test_reference_agrees_with_the_kernel_near_kinks():
                 assert found.tau == pytest.approx(want.tau, rel=1e-8, abs=1e-14)
 
 
+def test_slack_of_a_limit_counts_from_rounding_on():
+    """Two orthogonal samples, linear: w = (1, 1) is the limit, w = (1, 1 + s) has the multipliers
+    (1, 1 + s) and the slack (0, s).
+    """
+    x, y, both = np.eye(2), np.ones(2), np.ones(2, bool)
+    single = float(np.finfo(np.float32).eps)
+    for slack, as_limit in ((1e-3, 1e-3 * (1 + 1e-3)), (1e-6, 0.0)):
+        W = np.array([[1.0, 1.0 + slack]])
+        for is_limit, want in ((False, slack * (1 + slack)), (True, as_limit)):
+            found = reference.certify(W, None, x, y, both, None, 0.0, single, 1, is_limit)
+            assert found is not None
+            assert found.delta == pytest.approx(want, rel=1e-9, abs=0)
+
+
 DEPENDENT = """
 [sweep]
 seeds = 2

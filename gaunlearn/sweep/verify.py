@@ -375,19 +375,25 @@ def _reference_of(
     retain = ~np.isin(np.arange(len(y)), forgotten)
     tols = json.loads(row["kink_tols"]) if row["kinks"] == "handled" else None
     ladder = tols
-    if row["train_end"] == "limit" and tols is not None:
+    to_limit = row["train_end"] == "limit" and tols is not None
+    if to_limit:
         tols = [1e-9]  # the limit is at its kinks
     budget = float(row["tau_budget"])
     values: dict[str, float] = {}
     unsure: set[str] = set()
 
     def certified(
-        weights: np.ndarray, keep: np.ndarray, tolerances: list[float] | None
+        weights: np.ndarray,
+        keep: np.ndarray,
+        tolerances: list[float] | None,
+        is_limit: bool = False,
     ) -> reference.ReferenceCertificate | None:
         given = np.asarray(weights, np.float64)
         if not np.isfinite(given).all():
             return None
-        return reference.certify_best(given, out, x, y, keep, tolerances, budget, *precise)
+        return reference.certify_best(
+            given, out, x, y, keep, tolerances, budget, *precise, is_limit
+        )
 
     def note(found: reference.ReferenceCertificate | None, epsilon: str, delta: str) -> None:
         values[epsilon] = np.nan if found is None else found.epsilon
@@ -396,8 +402,8 @@ def _reference_of(
         else:
             unsure.add(delta)
 
-    note(certified(retrained.W, retain, tols), "epsilon_retrain", "delta_retrain")
-    original = certified(W, everything, tols)
+    note(certified(retrained.W, retain, tols, to_limit), "epsilon_retrain", "delta_retrain")
+    original = certified(W, everything, tols, to_limit)
     note(original, "epsilon_train", "delta_train")
     weights, after = unlearned, None
     if original is not None:
