@@ -322,7 +322,7 @@ def test_what_is_at_the_level_is_on_the_side_that_the_sign_says(tmp_path, predic
     text = SPEC.replace('"delta <= 0.3"', f'"{predicate}"')
     border = load_spec(write(tmp_path, text, seeds=2)).border
     rows = [
-        {"d": d, "correlation": rho, "seed": 0, "sign_flips": 0 if half else 3}
+        {"d": d, "correlation": rho, "seed": 0, "sign_flips": 0 if half else 3, "separated": True}
         for d in border.values[0]
         for half, rho in enumerate(border.values[1][:2])
     ]
@@ -331,6 +331,35 @@ def test_what_is_at_the_level_is_on_the_side_that_the_sign_says(tmp_path, predic
     assert (points.loc[none, "share"] == float(inside)).all()
     assert facts["points_inside"] == points["share"].sum()
     assert bool((table["curve"] == "border").any()) == (predicate == "sign_flips <= 0")
+
+
+@pytest.mark.parametrize(
+    ("predicate", "columns", "margin"),
+    [
+        ("tau_retrain", {"tau_retrain": 0.2, "tau_retrain_floor": 0.3}, np.log(0.3 / 0.2)),
+        ("tau_retrain", {"tau_retrain": 0.6, "tau_retrain_floor": 0.3}, -np.log(2)),
+        ("epsilon >= epsilon_retrain", {"epsilon": 4.0, "epsilon_retrain": 2.0}, np.log(2)),
+        ("epsilon <= epsilon_retrain", {"epsilon": 4.0, "epsilon_retrain": np.nan}, -np.log(10)),
+        ("separated", {"separated": True}, np.log(2)),
+        ("separated", {"separated": False}, -np.log(10)),
+    ],
+)
+def test_levels_that_are_columns_and_columns_alone(tmp_path, predicate, columns, margin):
+    """Logarithms of ratios, within a factor of 10; no number is outside."""
+    text = SPEC.replace('"delta <= 0.3"', f'"{predicate}"')
+    border = load_spec(write(tmp_path, text, seeds=2)).border
+    row = {"d": border.values[0][0], "correlation": border.values[1][0], "seed": 0, **columns}
+    found = margins_of(border, pd.DataFrame([row]))
+    assert found[0, 0, 0] == pytest.approx(margin)
+    assert border.column == predicate.split()[0]
+
+
+def test_points_say_where_trials_have_no_certificate(found):
+    frame, points = found.to_pandas(), found.points()
+    want = frame.groupby(["d", "correlation"])["separated"].mean()
+    got = points.set_index(["d", "correlation"])["separated"]
+    assert (got == want[got.index]).all()
+    assert found.manifest["border"]["column"] == "delta"
 
 
 def test_a_budget_that_does_not_reach_the_first_points_is_refused(tmp_path):
@@ -347,6 +376,9 @@ def test_a_budget_that_does_not_reach_the_first_points_is_refused(tmp_path):
         ('"delta <= 0.3"', '"delta == 0.3"', "must be a level, such as"),
         ('"delta <= 0.3"', '"delta <= 1e999"', "must be a level, such as"),
         ('"delta <= 0.3"', "3", "must be a level, such as"),
+        ('"delta <= 0.3"', '"delta"', 'needs a level, such as "delta <= 0.1"'),
+        ('"delta <= 0.3"', '"delta <= tua"', "there is no column 'tua'; did you mean 'tau'"),
+        ("coarse = 3", 'axes = ["seed", "d"]', "'seed' is no axis; there are data.d, data.corr"),
         ('"delta <= 0.3"', '"ascent beats newton"', "unlearn.method has no 'newton'"),
         ('"delta <= 0.3"', '"ascent beats ascent in m"', "is no column of which less is better"),
         ("coarse = 3", "coarse = 1", "border.coarse = 1: must be a number of lines, 2 to 1000"),
@@ -364,6 +396,15 @@ def test_a_wrong_border_is_refused_before_anything_runs(tmp_path, old, new, mess
     assert old in SPEC
     with pytest.raises(SpecError, match=message.replace("(", r"\(")):
         load_spec(write(tmp_path, SPEC.replace(old, new, 1), seeds=2))
+
+
+def test_what_repeats_a_trial_is_no_axis(tmp_path):
+    """A filter makes forgotten samples one of the grid's axes."""
+    text = SPEC.replace("index = [0]", "index = [0, 1, 2]")
+    text = text.replace("[data]", 'filter = ["index < m"]\n[data]')
+    text = text.replace("coarse = 3", 'axes = ["forget.index", "d"]')
+    with pytest.raises(SpecError, match=r"border.axes: forget.index repeats or continues a trial"):
+        load_spec(write(tmp_path, text, seeds=2))
 
 
 def test_other_axes_are_refused(tmp_path):

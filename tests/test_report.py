@@ -1,14 +1,22 @@
-"""Figures along an axis: what they draw, and where unlearning is worse than nothing."""
+"""What a report shows of which trials: medians, axes, answers, figures."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gaunlearn.report.answer import answer_of
-from gaunlearn.report.axis import axis_of, draw_axis
+from gaunlearn.report.axis import draw_axis, draw_column
 from gaunlearn.report.figures import View, draw
-from gaunlearn.report.plane import medians_over, plane_of
-from gaunlearn.report.style import settings_of
+from gaunlearn.report.medians import median_of, quartiles
+from gaunlearn.report.methods import draw_methods
+from gaunlearn.report.parts import as_meant, fits_of, lines_along, settings_of
+from gaunlearn.report.plane import draw_plane
+from gaunlearn.report.plots import lines_plot, plane_plot
+from gaunlearn.report.style import cell_edges
 from gaunlearn.report.summary import _membership
 from gaunlearn.sweep.store import RunError
 
@@ -29,6 +37,11 @@ def frame_of(epsilon):
             "forgotten": "[0]",
             "kink_tols": "[0]",
             "epsilon": value * (1 + 0.1 * seed),
+            "epsilon_train": 1e-3,
+            "bound_epsilon": np.nan,
+            "delta": 0.1,
+            "delta_train": 1e-4,
+            "bound_delta": np.nan,
             "tau_retrain": 0.1,
             "tau_retrain_floor": 0.01,
             "separated": np.isfinite(value),
@@ -48,9 +61,81 @@ def texts(figure):
 
 def test_the_axis_is_the_swept_number_with_most_values():
     frame = frame_of(lambda *_: 1.0)
-    assert axis_of(frame, MANIFEST) == "correlation"
-    assert axis_of(frame[frame["correlation"] < 0.4], MANIFEST) is None
-    assert axis_of(frame, MANIFEST | {"swept": ["method", "n"]}) is None
+    assert fits_of(frame, MANIFEST).axis == "correlation"
+    few = frame[frame["correlation"] < 0.4]
+    assert fits_of(few, MANIFEST).axis is None
+    assert fits_of(few, MANIFEST).methods, "then the methods are what there is to be seen"
+    assert fits_of(frame, MANIFEST | {"swept": ["method", "n"]}).axis is None
+
+
+def test_what_fits_by_hand():
+    frame = pd.DataFrame({"a": [1, 1, 1, 2, 2, 2], "b": [5] * 6, "unlearn_steps": range(6)})
+    frame = frame.assign(method="ascent", step_fraction=[0.0, 1.0] * 3)
+    swept = {"swept": ["a", "b", "unlearn_steps"]}
+    assert fits_of(frame, swept) == (False, None, "unlearn_steps", False, False)
+    two = frame.assign(method=["ascent", "newton"] * 3)
+    assert fits_of(two, swept) == (False, None, None, False, True), "it is a dial of some"
+    three = frame.assign(step_fraction=[0.0, 0.5, 1.0] * 2)
+    assert fits_of(three, {"swept": []}) == (False, None, None, True, False)
+    assert fits_of(frame, {"swept": []}).steps, "two fractions are shown where nothing else is"
+    wide = frame.assign(a=[1, 2, 3, 4, 5, 5], b=[1, 2, 3, 3, 3, 3])
+    assert fits_of(wide, {"swept": ["b", "a"]}) == (False, ("a", "b"), "a", False, False)
+    border = {"swept": ["a", "b"], "border": {"axes": ["a", "b"]}}
+    assert fits_of(frame, border) == (True, ("a", "b"), None, False, False)
+
+
+@given(
+    st.lists(st.one_of(st.floats(-5, 5), st.just(np.nan)), min_size=1, max_size=9),
+    st.sampled_from(["epsilon", "accuracy_unlearned"]),
+)
+def test_no_number_counts_as_the_worst(values, column):
+    """Against the definition: quartiles of the sorted values, the ones without a number at the bad
+    end, interpolated linearly between numbers and no number if one of the two is none."""
+    frame = pd.DataFrame({column: values, "at": 1})
+    found = quartiles(frame, "at", column).loc[1]
+    numbers = sorted(v for v in values if v == v)
+    missing = [None] * (len(values) - len(numbers))
+    ordered = missing + numbers if column.startswith("accuracy") else numbers + missing
+    for name, share in (("low", 0.25), ("median", 0.5), ("high", 0.75)):
+        place = share * (len(values) - 1)
+        below, part = int(place), place - int(place)
+        ends = [ordered[below], ordered[below + 1] if part else 0.0]
+        if None in ends:
+            assert np.isnan(found[name])
+        else:
+            assert found[name] == pytest.approx((1 - part) * ends[0] + part * ends[1], abs=1e-12)
+    assert found["count"] == len(values)
+    assert median_of(frame[column]) == pytest.approx(found["median"], nan_ok=True)
+
+
+def test_of_yes_and_no_the_share_is_shown_and_no_key_is_no_group():
+    frame = pd.DataFrame({"separated": [True, False, True, True], "at": [1.0, 1.0, 2.0, np.nan]})
+    assert quartiles(frame, "at", "separated")["median"].to_dict() == {1.0: 0.5, 2.0: 1.0}
+    unknown = pd.DataFrame({"holds": [True, None], "at": [1, 1]}, dtype=object)
+    assert quartiles(unknown, "at", "holds")["median"].tolist() == [0.5]
+
+
+def test_untouched_models_are_counted_once_and_lie_beside_their_own_family():
+    """Two kinds of data: what nothing does to one is no measure for the other."""
+    frame = frame_of(lambda method, step, rho: 1.0 + step)
+    both = pd.concat(
+        [
+            frame.assign(
+                n=n, epsilon=frame["epsilon"] * n, training_id=frame["training_id"] + str(n)
+            )
+            for n in (1, 10)
+        ]
+    )
+    lines = lines_along(both, MANIFEST, "correlation")
+    assert [line.label for line in lines] == [
+        f"{method}, n {n}" for n in (1, 10) for method in ("ascent", "newton")
+    ]
+    for line in lines:
+        (n,) = line.family
+        assert set(line.untouched["n"]) == set(line.trials["n"]) == {n}
+        assert len(line.untouched) == 15, "five correlations and three seeds"
+        assert set(line.trials["step_fraction"]) == {1.0}
+    assert set(as_meant(both)["step_fraction"]) == {1.0}
 
 
 def test_of_parameters_that_advance_together_one_names_the_line():
@@ -85,11 +170,15 @@ def test_the_figure_marks_where_a_method_is_worse_than_nothing_for_good(gone):
         return {0.0: 2.0, 0.1: 0.5}.get(rho, 3.0)
 
     figure = draw_axis(frame_of(epsilon), MANIFEST, "correlation")
-    epsilons, taus, _ = texts(figure)
+    epsilons, deltas, taus, _ = texts(figure)
     assert epsilons == ["0.8" if gone else "0.2"]
-    assert taus == [], "never better, and so never worse from some value on"
+    assert deltas == taus == [], "never better, and so never worse from some value on"
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["doing nothing", "ascent", "newton", "two retrainings"]
+    assert labels == ["ascent", "newton", "doing nothing", "trained model, on its own samples"]
+    text = answer_of(frame_of(epsilon), MANIFEST, None, None)
+    assert f"worse than doing nothing from {'0.8' if gone else '0.2'} on in ε (ascent)." in (
+        text.replace("no longer better", "worse")
+    )
 
 
 def test_membership_and_its_standard_error_by_hand():
@@ -116,32 +205,156 @@ def test_the_answer_names_the_best_method_its_cost_and_what_nothing_does():
         )
         for factor in (0.5, 1.0, 1.5)
     ]
-    text = answer_of(pd.DataFrame(rows), {"swept": ["method"]}, None, None)
-    assert "corrected ascent leaves the least ε (median 0.5, for 10 gradients" in text
-    assert "against 3 for doing nothing. Nearest to the retrained model is newton, at 1" in text
-    assert text.endswith("cos = 0.1.")
+    frame = pd.DataFrame(rows)
+    text = answer_of(frame, {"swept": ["method"]}, None, None)
+    assert "the least ε is left by corrected ascent (median 0.5, for 10 gradients" in text
+    assert "against 3 for doing nothing. Nearest to the retrained model" in text
+    assert text.endswith("is newton (median 0.1).")
+    # Of two kinds of data, on one of which Newton's step has no number, each is counted.
+    worse = frame["epsilon"].where(frame["method"] != "corrected_ascent")
+    both = pd.concat([frame.assign(data_kind="a"), frame.assign(data_kind="b", epsilon=worse)])
+    text = answer_of(both, {"swept": ["method", "data_kind"]}, None, None)
+    assert "corrected ascent in 1 of 2 settings (median 0.5)" in text
+    assert "newton in 1 of 2 settings (median 2), against 3 for doing nothing" in text
 
 
-def test_the_answer_along_an_axis_has_its_ends():
-    frame = frame_of(lambda method, step, rho: 0.1 + rho)
-    frame = frame[frame["method"] == "ascent"]
-    text = answer_of(frame, {"swept": ["correlation"]}, None, "correlation")
-    assert "Between correlation = 0 and 0.8 the median ε goes from 0.11 to 0.99." in text
+def test_the_answer_along_an_axis_has_the_ends_of_each_line():
+    frame = frame_of(lambda method, step, rho: (0.1 + rho) * (2 if method == "newton" else 1))
+    text = answer_of(frame, MANIFEST, None, None)
+    assert "the median ε goes from 0.11 to 0.99 (ascent) and 0.22 to 1.98 (newton)" in text
+    exact = answer_of(frame.assign(epsilon=1e-15), MANIFEST, None, None)
+    assert "ε is 0 to rounding, the median δ goes from 0.1 to 0.1 (ascent)" in exact
     nothing = frame.assign(epsilon=np.nan)
     assert "No trial has a certificate" in answer_of(nothing, {"swept": []}, None, None)
 
 
-def test_a_trial_without_a_number_counts_as_the_worst_in_a_heat_map():
-    frame = pd.DataFrame(
-        {"a": [1, 1, 1, 2, 2, 2], "b": [5] * 6, "v": [1.0, 3.0, np.nan, 1.0, np.nan, np.nan]}
+def test_the_answer_of_a_border_says_on_which_side_it_holds():
+    about = {"axes": ["m", "d"], "predicate": "epsilon <= 0.1", "points": 4, "confidence": 0.0}
+    about |= {"points_inside": 2, "points_of_full_grid": 4}
+    manifest = {"swept": ["m", "d"], "border": about}
+    points = pd.DataFrame({"m": [1, 1, 2, 2], "d": [1, 9, 1, 9], "share": [1.0, 1.0, 0.0, 0.0]})
+    border = pd.DataFrame({"curve": ["border"] * 2, "m": [1.5, 1.5], "d": [1.0, 9.0]})
+    frame = pd.DataFrame({"separated": [True] * 3 + [False], "method": "a", "step_fraction": 1.0})
+    text = answer_of(frame, manifest, border, points)
+    assert "holds at 2 of the 4 points looked at, of 4 in (m, d), towards smaller m; 1 of 4" in text
+    assert text.endswith("Its border runs over m from 1.5 to 1.5 and d from 1 to 9."), "no band"
+
+
+def plane_frame():
+    """Certificates at (1, 1) always, at (2, 1) of one seed in three, and so on."""
+    rows = [
+        {"a": a, "b": b, "kind": kind, "epsilon": value, "separated": value == value}
+        for kind in ("x", "y")
+        for a, b, values in (
+            (1, 1, (1.0, 2.0, 3.0)),
+            (2, 1, (1.0, np.nan, np.nan)),
+            (1, 10, (4.0, 4.0, 4.0)),
+            (2, 10, (5.0, 6.0, np.nan)),
+        )
+        for value in values
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_heat_map_shows_medians_hollow_cells_and_marks_without_certificates():
+    frame = plane_frame()
+    manifest = {"question": "Where?", "name": "x"}
+    figure = draw_plane(frame, manifest, None, "a", "b", "epsilon", ["kind"])
+    panels = [ax for ax in figure.axes if ax.get_title(loc="left").startswith("kind")]
+    assert [ax.get_title(loc="left") for ax in panels] == ["kind x", "kind y"]
+    drawn = np.ma.filled(panels[0].collections[0].get_array(), np.nan)
+    np.testing.assert_array_equal(drawn.reshape(2, 2), [[2.0, np.nan], [4.0, 6.0]])
+    crosses = [line for line in panels[0].lines if line.get_marker() == "x"]
+    assert [line.get_xydata().tolist() for line in crosses] == [[[2.0, 1.0]]]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["no number", "most trials without a certificate"]
+    # A panel of which nothing has a place on the axes is none.
+    gone = frame.assign(a=frame["a"].where(frame["kind"] == "x"))
+    assert (
+        sum(
+            ax.get_title(loc="left") != ""
+            for ax in draw_plane(gone, manifest, None, "a", "b", "epsilon", ["kind"]).axes
+        )
+        == 1
     )
-    found = medians_over(frame, "a", "b", "v")
-    assert found[1, 5] == 3.0
-    assert np.isnan(found[2, 5])
-    swept = {"swept": ["a", "b"]}
-    assert plane_of(frame, swept) is None, "two values and one make no plane"
-    wide = pd.DataFrame({"a": [1, 2, 3, 4], "b": [1, 2, 3, 3]})
-    assert plane_of(wide, swept) == ("a", "b")
+    shares = draw_plane(frame, manifest, None, "a", "b", "separated")
+    drawn = shares.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(np.ravel(drawn), [1.0, 1 / 3, 1.0, 2 / 3])
+
+
+def test_the_page_s_heat_map_holds_the_same_and_names_no_band_of_another_plane():
+    frame = plane_frame()
+    table = quartiles(frame, ["a", "b"], "epsilon")["median"].rename("epsilon").reset_index()
+    border = pd.DataFrame({"curve": ["border"] * 2, "piece": 0, "place": [0, 1], "m": 1, "d": 2})
+    plot = plane_plot(table, "a", "b", "epsilon", border, {"border": {"predicate": "p"}}, {"k": 1})
+    assert plot.values["epsilon"].tolist() == ["2", "4", "no number", "6"]
+    assert plot.trials[0] == '{"a":1,"b":1,"k":1}'
+    assert plot.note == "grey: no number"
+    assert len(plot.figure.renderers) == 1, "cells alone: the border is of other axes"
+
+
+def test_lines_of_the_page_say_what_they_leave_out():
+    frame = pd.DataFrame(
+        [
+            {"x": x, "g": g, "epsilon": g + x, "bound_epsilon": 9.0}
+            for g in range(14)
+            for x in (1, 2)
+        ]
+    )
+    plot = lines_plot(frame, "x", "epsilon", ["g"])
+    assert plot.note == (
+        "dotted: the bound stated beforehand; the first 12 of 14 settings are drawn"
+    )
+    assert len(plot.values) == len(plot.trials) == 24
+    assert plot.values.iloc[3].tolist() == ["g 1", "2", "3", "3", "3", "1"]
+
+
+def test_methods_that_fail_are_drawn_as_the_worst_and_all_of_six_settings():
+    rows = [
+        {
+            "method": method,
+            "unlearn_steps": steps,
+            "learning_rate": np.nan,
+            "data_kind": kind,
+            "step_fraction": 1.0,
+            "epsilon": value,
+            "delta": value,
+            "tau_retrain": value,
+            "tau_retrain_floor": 0.1,
+            "unlearn_gradients": cost,
+            "separated": value == value,
+        }
+        for kind in "abcdef"
+        for method, steps, cost, values in (
+            ("ascent", np.nan, 10.0, (1.0, np.nan, np.nan)),
+            ("fine_tuning", 1.0, 5.0, (1.0, 2.0, 3.0)),
+            ("fine_tuning", 9.0, 50.0, (0.5, 0.5, np.nan)),
+        )
+        for value in values
+    ]
+    figure = draw_methods(pd.DataFrame(rows), MANIFEST | {"swept": ["method", "data_kind"]})
+    assert len(figure.axes) == 18
+    lines = {c.get_label(): c.lines[0].get_ydata().tolist() for c in figure.axes[0].containers}
+    np.testing.assert_array_equal(lines["ascent"], [np.nan])
+    assert lines["fine tuning"] == [2.0, 0.5]
+    assert "more settings" not in figure.texts[-1].get_text()
+
+
+def test_a_column_of_any_sign_is_not_drawn_on_a_log_scale():
+    frame = pd.DataFrame({"x": [1, 2, 3, 4], "v": [-1.0, 1e-3, 1.0, 50.0]})
+    manifest = {"question": "Which?", "name": "x"}
+    assert draw_column(frame, manifest, "x", "v").axes[0].get_yscale() == "linear"
+    assert draw_column(frame.abs(), manifest, "x", "v").axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_cells_meet_half_way(log):
+    values = np.array([1.0, 2.0, 8.0])
+    edges = cell_edges(values, log)
+    root = np.sqrt(2.0)
+    want = [1 / root, root, 4.0, 8 * root] if log else [0.5, 1.5, 5.0, 8.5]
+    np.testing.assert_allclose(edges, want)
+    assert len(cell_edges(values[:1], log)) == 2
 
 
 @pytest.mark.parametrize(
@@ -156,3 +369,14 @@ def test_a_trial_without_a_number_counts_as_the_worst_in_a_heat_map():
 def test_a_figure_of_columns_that_cannot_be_drawn_is_refused(undisturbed, view, message):
     with pytest.raises(RunError, match=message):
         draw(undisturbed, view)
+
+
+def test_shares_facets_and_figures_that_no_longer_fit(undisturbed):
+    folder = undisturbed.path / "report"
+    made = draw(undisturbed, View("step_fraction", value="separated", facet="seed"))
+    names = [f"separated_along_step_fraction.{kind}" for kind in ("png", "svg")]
+    assert [Path(file).name for file in made] == names
+    (folder / "methods.png").write_bytes(b"of an earlier specification")
+    draw(undisturbed)
+    assert not (folder / "methods.png").exists()
+    assert (folder / "separated_along_step_fraction.png").exists(), "somebody has asked for it"

@@ -14,7 +14,6 @@ from pathlib import Path
 import gaunlearn
 from gaunlearn.api import Run
 from gaunlearn.report.answer import answer_of
-from gaunlearn.report.axis import axis_of
 from gaunlearn.report.style import title_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +64,7 @@ def section(run: Run, spec: Path) -> str:
         f"Verified: {batch} trials recomputed in batches, {alone} alone, {reference} by NumPy and "
         "SciPy.",
     )
-    answer = answer_of(frame, manifest, run.border(), axis_of(frame, manifest))
+    answer = answer_of(frame, manifest, run.border(), run.points())
     return "\n\n".join([f"## {title_of(manifest)}", answer, images, "\n".join(facts)]) + "\n"
 
 

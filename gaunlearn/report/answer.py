@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gaunlearn.report.style import settings_of, told
+from gaunlearn.report.axis import crossing
+from gaunlearn.report.medians import median_of, quartiles
+from gaunlearn.report.parts import DIALS, Line, as_meant, fits_of, grouped, lines_along, settings_of
+from gaunlearn.report.style import LEAST_SHOWN, told
 
 __all__ = ["answer_of"]
 
@@ -17,46 +20,124 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.5g}"
 
 
-def _of_border(manifest: Mapping[str, Any], border: pd.DataFrame | None) -> str:
+# Settings that a sentence names one by one.
+_MOST_TOLD = 3
+# Of the correlation of the share that is inside with an axis: less is no direction.
+_LEAST_TREND = 0.2
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _side(points: pd.DataFrame, axes: Sequence[str]) -> str:
+    """Towards which ends of the axes it holds, as far as there is one."""
+    towards = []
+    for axis in axes:
+        if points["share"].nunique() > 1:
+            trend = points[axis].rank().corr(points["share"])
+            if abs(trend) >= _LEAST_TREND:
+                towards.append(f"{'larger' if trend > 0 else 'smaller'} {axis}")
+    return f", towards {_joined(towards)}" if towards else ""
+
+
+def _of_border(
+    frame: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    border: pd.DataFrame | None,
+    points: pd.DataFrame | None,
+) -> str:
     about = manifest["border"]
     first, second = about["axes"]
     inside = f"{about['points_inside']} of the {about['points']} points looked at"
     text = (
         f"“{about['predicate']}” holds at {inside}, of {about['points_of_full_grid']} in "
-        f"({first}, {second})."
+        f"({first}, {second})"
     )
+    text += "." if points is None else f"{_side(points, (first, second))}."
+    without = int((~frame["separated"]).sum())
+    if without:
+        text = f"{text[:-1]}; {without} of {len(frame)} trials have no certificate."
     line = None if border is None else border[border["curve"] == "border"]
     if line is None or line.empty:
         return f"{text} No border runs between them."
+    sure = about["confidence"]  # 0 of one seed
+    band = f", with a {100 * sure:.0f} % band from seeds" if sure > 0 else ""
     low, high = line[[first, second]].min(), line[[first, second]].max()
     return (
         f"{text} Its border runs over {first} from {_number(low[first])} to "
         f"{_number(high[first])} and {second} from {_number(low[second])} to "
-        f"{_number(high[second])}, with a {100 * about['confidence']:.0f} % band from seeds."
+        f"{_number(high[second])}"
+        f"{band}."
     )
 
 
-def _of_methods(frame: pd.DataFrame) -> str:
-    full = frame["step_fraction"] == 1
-    meant = frame[full] if full.any() else frame
-    by_method = meant[meant["method"] != "retraining"].groupby("method")
+def _least(numbers: Mapping[str, float]) -> str:
+    """Whose number is least; no number is the greatest."""
+    return min(numbers, key=lambda name: np.nan_to_num(numbers[name], nan=np.inf))
+
+
+def _by_method(frame: pd.DataFrame, column: str) -> dict[str, float]:
+    """Of a method with several dials, the median at the one with the least."""
+    dials = [dial for dial in DIALS if dial in frame and frame[dial].notna().any()]
+    return {
+        str(name): min(
+            (median_of(group[column]) for _, group in grouped(mine, dials)),
+            key=lambda value: np.nan_to_num(value, nan=np.inf),
+        )
+        for name, mine in frame.groupby("method")
+    }
+
+
+def _range(values: Sequence[float]) -> str:
+    """One number, or the least and the greatest of some."""
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "no number"
+    ends = dict.fromkeys((_number(min(known)), _number(max(known))))
+    return " to ".join(ends) + (" or no number" if len(known) < len(values) else "")
+
+
+def _winners(settings: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Which method has the least number in how many settings, and its medians there."""
+    by_winner: dict[str, list[float]] = {}
+    for _, numbers in settings:
+        best = _least(numbers)
+        by_winner.setdefault(best, []).append(numbers[best])
+    order = sorted(by_winner, key=lambda name: -len(by_winner[name]))
+    told = []
+    for name in order[:_MOST_TOLD]:
+        where = (
+            f" in {len(by_winner[name])} of {len(settings)} settings" if len(settings) > 1 else ""
+        )
+        told.append(f"{name.replace('_', ' ')}{where} (median {_range(by_winner[name])}")
+    return told[0] if len(told) == 1 else _joined([f"{part})" for part in told])[:-1]
+
+
+def _of_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
+    meant = as_meant(frame)
+    meant = meant[meant["method"] != "retraining"]
+    others = settings_of(meant, manifest, apart_from=DIALS)
+    groups = [(told(others, values), group) for values, group in grouped(meant, others)]
     epsilon, tau, cost = (
-        {str(name): float(value) for name, value in by_method[column].median().items()}
+        [(name, _by_method(group, column)) for name, group in groups]
         for column in ("epsilon", "tau_retrain", "unlearn_gradients")
     )
-    one_step = {name: value for name, value in epsilon.items() if name != "limit_polishing"}
-    best = min(one_step, key=lambda name: np.nan_to_num(one_step[name], nan=np.inf))
-    nearest = min(tau, key=lambda name: np.nan_to_num(tau[name], nan=np.inf))
-    text = (
-        f"Of {len(epsilon)} methods {best.replace('_', ' ')} leaves the least ε (median "
-        f"{_number(epsilon[best])}, for {_number(cost[best])} gradients of single samples)"
-    )
-    if "identity" in epsilon and best != "identity":
-        text += f", against {_number(epsilon['identity'])} for doing nothing"
-    return (
-        f"{text}. Nearest to the retrained model is {nearest.replace('_', ' ')}, at "
-        f"1 \N{MINUS SIGN} cos = {_number(tau[nearest])}."
-    )
+    # The limit is no method that competes in epsilon: it is a KKT point by definition.
+    one_step = [
+        (name, {k: v for k, v in numbers.items() if k != "limit_polishing"})
+        for name, numbers in epsilon
+    ]
+    text = f"Of {meant['method'].nunique()} methods the least ε is left by {_winners(one_step)}"
+    if len(groups) == 1:
+        best = _least(one_step[0][1])
+        text += f", for {_number(cost[0][1][best])} gradients of single samples)"
+    else:
+        text += ")"
+    nothing = [numbers["identity"] for _, numbers in epsilon if "identity" in numbers]
+    if nothing:
+        text += f", against {_range(nothing)} for doing nothing"
+    return f"{text}. Nearest to the retrained model, in 1 \N{MINUS SIGN} cos, is {_winners(tau)})."
 
 
 class _Setting(NamedTuple):
@@ -72,17 +153,20 @@ class _Setting(NamedTuple):
 
 def _of_steps(frame: pd.DataFrame, swept: Sequence[str]) -> str:
     """Where epsilon is smallest, in each setting of the other parameters."""
-    groups = list(frame.groupby(list(swept), sort=False)) if swept else [((), frame)]
     found = []
+    groups = grouped(frame, swept)
     for values, group in groups:
-        by_step = group.groupby("step_fraction")["epsilon"].median().dropna().sort_values()
+        by_step = quartiles(group, "step_fraction", "epsilon")["median"].dropna().sort_values()
         if len(by_step):
             step = float(by_step.index.to_numpy(float)[0])
             at_best = group[group["step_fraction"] == step]
-            numbers = at_best[["epsilon_retrain", "tau_retrain", "tau_retrain_floor"]].median()
-            found.append(
-                _Setting(told(swept, values), step, float(by_step.iloc[0]), *numbers.tolist())
-            )
+            compared = ("epsilon_retrain", "tau_retrain", "tau_retrain_floor")
+            numbers = [median_of(at_best[name]) for name in compared]
+            found.append(_Setting(told(swept, values), step, float(by_step.iloc[0]), *numbers))
+    if not found:
+        return "In no setting do half of the trials have a certificate. See the failures below."
+    failed = len(groups) - len(found)
+    missing = f" In {failed} of {len(groups)} settings most trials have none." if failed else ""
     steps = [setting.step for setting in found]
     low, high = (pick(found, key=lambda s: s.epsilon) for pick in (min, max))
     if len(found) > 1:
@@ -92,48 +176,85 @@ def _of_steps(frame: pd.DataFrame, swept: Sequence[str]) -> str:
             f"{len(found)} settings of {', '.join(swept)}: its medians go from "
             f"{_number(low.epsilon)} ({low.name}) to {_number(high.epsilon)} ({high.name}). "
             f"Those of retrained models are {_number(low.retrained)} and "
-            f"{_number(high.retrained)}."
+            f"{_number(high.retrained)}.{missing}"
         )
+    where = f"Of {low.name} " if low.name else ""
     return (
-        f"ε is smallest at step fraction {_number(low.step)}: median {_number(low.epsilon)}, "
-        f"against {_number(low.retrained)} of a retrained model. There the unlearned and the "
-        f"retrained model differ by 1 \N{MINUS SIGN} cos = {_number(low.tau)}, two retrainings by "
-        f"{_number(low.floor)}."
+        f"{where}ε is smallest at step fraction {_number(low.step)}: median "
+        f"{_number(low.epsilon)}, against {_number(low.retrained)} of a retrained model. There "
+        f"the unlearned and the retrained model differ by 1 \N{MINUS SIGN} cos = "
+        f"{_number(low.tau)}, two retrainings by "
+        f"{_number(low.floor)}.{missing}"
     )
 
 
-def _of_axis(frame: pd.DataFrame, axis: str) -> str:
-    by_value = frame.groupby(axis)[["epsilon", "tau_retrain"]].median().dropna(how="all")
-    if by_value.empty:
-        return "No trial has a certificate."
-    first, last = by_value.index[0], by_value.index[-1]
-    epsilon, tau = by_value["epsilon"], by_value["tau_retrain"]
-    return (
-        f"Between {axis} = {_number(first)} and {_number(last)} the median ε goes from "
-        f"{_number(epsilon.iloc[0])} to {_number(epsilon.iloc[-1])}. The distance to the retrained "
-        f"model, 1 \N{MINUS SIGN} cos, goes from {_number(tau.iloc[0])} to {_number(tau.iloc[-1])}."
+def _ends(line: Line, axis: str, column: str, name: str = "") -> str:
+    median = quartiles(line.trials, axis, column)["median"]
+    text = f"{_number(median.iloc[0])} to {_number(median.iloc[-1])}"
+    return f"{text} ({name})" if name else text
+
+
+def _of_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> str:
+    """From where to where each setting goes, and from where on unlearning is worse than nothing."""
+    lines = lines_along(frame, manifest, axis)
+    told_of = lines[:_MOST_TOLD]
+    several = len(lines) > 1
+    first, last = frame[axis].min(), frame[axis].max()
+
+    def every(column: str) -> str:
+        return _joined(
+            [_ends(line, axis, column, line.label if several else "") for line in told_of]
+        )
+
+    medians = [quartiles(line.trials, axis, "epsilon")["median"] for line in told_of]
+    if all((median < LEAST_SHOWN).all() for median in medians):
+        quality = f"ε is 0 to rounding, the median δ goes from {every('delta')}"
+    else:
+        quality = f"the median ε goes from {every('epsilon')}"
+    text = (
+        f"Between {axis} = {_number(first)} and {_number(last)} {quality}, the distance to the "
+        f"retrained model, 1 \N{MINUS SIGN} cos, from {every('tau_retrain')}."
     )
+    if len(lines) > len(told_of):
+        text = f"{text[:-1]}, and {len(lines) - len(told_of)} more settings in the figure."
+    worse, compared = [], False
+    for line in told_of:
+        if line.untouched.empty:
+            continue
+        compared = True
+        for column, name in (("epsilon", "ε"), ("tau_retrain", "1 \N{MINUS SIGN} cos")):
+            line_median, nothing = (
+                quartiles(trials, axis, column)["median"]
+                for trials in (line.trials, line.untouched)
+            )
+            at = crossing(line_median, nothing)
+            if at is not None:
+                worse.append(f"from {_number(at)} on in {name}" + several * f" ({line.label})")
+    if worse:
+        text += f" It is no longer better than doing nothing {_joined(worse)}."
+    elif compared:
+        text += " It nowhere begins to be worse than doing nothing."
+    return text
 
 
 def answer_of(
     frame: pd.DataFrame,
     manifest: Mapping[str, Any],
     border: pd.DataFrame | None,
-    axis: str | None,
+    points: pd.DataFrame | None,
 ) -> str:
     """Two sentences.
 
     Args:
-        border: of the run (``Run.border``).
-        axis: the numeric parameter that the run is mainly along, if any.
+        border, points: of the run (``Run.border``, ``Run.points``).
     """
-    if "border" in manifest:
-        return _of_border(manifest, border)
+    fits = fits_of(frame, manifest)
+    if fits.border:
+        return _of_border(frame, manifest, border, points)
     if frame["epsilon"].isna().all():
         return "No trial has a certificate: no model separates its samples. See the failures below."
-    if frame["method"].nunique() > 2:
-        return _of_methods(frame)
-    if frame["step_fraction"].nunique() > 2 or axis is None:
-        return _of_steps(frame, settings_of(frame, manifest))
-    unlearned = frame[(frame["step_fraction"] != 0) & (frame["method"] != "identity")]
-    return _of_axis(unlearned if len(unlearned) else frame, axis)
+    if fits.axis is not None and not fits.steps:
+        return _of_axis(frame, manifest, fits.axis)
+    if fits.methods and frame["step_fraction"].nunique() <= 2:
+        return _of_methods(frame, manifest)
+    return _of_steps(frame, settings_of(frame, manifest))

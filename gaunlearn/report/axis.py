@@ -1,140 +1,147 @@
 """A run along one numeric axis of its specification: how unlearning does as it grows."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, is_log, settings_of, symbol_of, title_of, told
+from gaunlearn.report.medians import is_share, quartiles
+from gaunlearn.report.parts import Line, grouped, lines_along
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, is_log, symbol_of, title_of, told
 
-__all__ = ["axis_of", "draw_axis", "draw_column"]
+__all__ = ["crossing", "draw_axis", "draw_column"]
 
-# Fewer values make no curve, and more lines cannot be told apart.
-_LEAST_VALUES = 4
+# More lines cannot be told apart.
 _MOST_LINES = 8
-_LEAST = 1e-10
-_NOTHING = "doing nothing"
+_GREY = "#555555"
+_NOTHING, _TRAINED, _BOUND = "--", (0, (3, 1, 1, 1)), (0, (1, 1))
+# A panel each: column, label, that of the trained model, bound stated beforehand.
 _ROWS = (
-    ("epsilon", "ε on the retain set"),
-    ("tau_retrain", "τ to the retrained model"),
+    ("epsilon", "ε on the retain set", "epsilon_train", "bound_epsilon"),
+    ("delta", "δ, complementarity", "delta_train", "bound_delta"),
+    ("tau_retrain", "τ to the retrained model", None, None),
 )
 
 
-def axis_of(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
-    """The swept number with the most values; None if none has enough for a curve."""
-    counts = {
-        name: frame[name].nunique()
-        for name in manifest["swept"]
-        if name in frame and pd.api.types.is_numeric_dtype(frame[name])
-    }
-    best = max(counts, key=lambda name: counts[name], default=None)
-    return best if best is not None and counts[best] >= _LEAST_VALUES else None
-
-
-def _lines(frame: pd.DataFrame, others: list[str]) -> list[tuple[str, pd.DataFrame]]:
-    """What is drawn: each combination of the other axes at step fraction 1 (or the largest), and
-    what is left untouched, the baseline, first.
+def crossing(line: pd.Series, nothing: pd.Series) -> Any | None:
+    """The value of the axis, which indexes both, from which on a line is no longer below that of
+    doing nothing; None if it nowhere is below it, or still is at the end. No number is above all.
     """
-    fractions = np.sort(frame["step_fraction"].unique())
-    full = 1.0 if 1.0 in fractions else fractions[-1]
-    untouched = frame[(frame["step_fraction"] == 0) | (frame["method"] == "identity")]
-    untouched = untouched[~untouched["method"].isin(("gradient_difference", "limit_polishing"))]
-    moved = frame[(frame["step_fraction"] == full) & (frame["method"] != "identity")]
-    # It does not depend on the method: one of them is enough, or medians count trials repeatedly.
-    once = untouched.drop_duplicates(["training_id", "retrain_init", "forgotten", "kink_tols"])
-    found = [(_NOTHING, once)] if len(once) else []
-    groups = list(moved.groupby(others, sort=False, dropna=False)) if others else [((), moved)]
-    for values, group in groups:
-        found.append((told(others, values) or "ascent", group))
-    return found
+    shared = line.index.intersection(nothing.index)
+    above = ~(line[shared] < nothing[shared]).to_numpy()
+    if above.all() or not above[-1]:  # of nothing, all is true
+        return None
+    return shared[len(above) - int(np.argmin(above[::-1]))]
 
 
-def _quartiles(frame: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:
-    """Quartiles at each value; a trial without a number is worse than all that have one."""
-    values = frame[column].fillna(np.inf).clip(lower=_LEAST)
-    # "lower" and "higher" never mix a number with infinity.
-    by_value = values.groupby(frame[axis])
-    found = {
-        q: by_value.quantile(q, interpolation=how)
-        for q, how in ((0.25, "lower"), (0.5, "lower"), (0.75, "higher"))
-    }
-    return pd.DataFrame(found).replace(np.inf, np.nan)
+def _plain(ax: Axes, frame: pd.DataFrame, axis: str, column: str, colour: str, style: Any) -> bool:
+    """Medians alone; nothing if all of them are rounding, or no numbers."""
+    median = quartiles(frame, axis, column)["median"]
+    if not (median > LEAST_SHOWN).any():
+        return False
+    shown = median.clip(lower=LEAST_SHOWN)
+    ax.plot(shown.index, shown, color=colour, linestyle=style, linewidth=1.1)
+    return True
+
+
+def _legend(figure: Figure, ax: Axes, lines: Sequence[Line], kinds: Mapping[str, Any]) -> int:
+    """Colours by setting, styles by what a line is of; returns how many rows it takes."""
+    handles = [
+        Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=".") for k in range(len(lines))
+    ]
+    labels = [line.label for line in lines]
+    for label, style in kinds.items():
+        handles.append(Line2D([], [], color=_GREY, linestyle=style, linewidth=1.2))
+        labels.append(label)
+    columns = 3 if max(map(len, labels)) < 24 else 2
+    ax.legend(
+        handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0.1
+    )
+    return -(-len(handles) // columns)
 
 
 def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Figure:
-    """Epsilon, the distance to the retrained model and the share of trials with a certificate,
-    along one axis; where a line rises above that of doing nothing for good, it says so.
+    """Epsilon, delta, the distance to the retrained model and the share of trials with a
+    certificate, along one axis; where a line rises above that of doing nothing for good, a mark.
     """
-    others = settings_of(frame, manifest, apart_from=[axis])
-    every = _lines(frame, others)
-    lines = every[: _MOST_LINES + 1]
-    figure = Figure(figsize=(7.2, 8.2))
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.2, 1.2, 0.7))
-    for place, (label, group) in enumerate(lines):
-        nothing = label == _NOTHING
-        colour = "#555555" if nothing else COLOURS[(place - 1) % len(COLOURS)]
-        style = {"color": colour, "linestyle": "--" if nothing else "-", "linewidth": 1.7}
-        for ax, (column, _) in zip(panels[:2], _ROWS, strict=True):
-            q = _quartiles(group, axis, column)
-            ax.fill_between(q.index, q[0.25], q[0.75], color=colour, alpha=0.15, linewidth=0)
-            ax.plot(q.index, q[0.5], marker=".", label=label, **style)
-            if not nothing and lines[0][0] == _NOTHING:
-                _mark_worse(ax, q[0.5], _quartiles(lines[0][1], axis, column)[0.5], colour)
-        share = group.groupby(axis)["separated"].mean()
-        panels[2].plot(share.index, share, marker=".", **style)
-    floor = frame.groupby(axis)["tau_retrain_floor"].median()
-    panels[1].plot(floor.index, floor, color="#999999", linestyle=":", label="two retrainings")
-    for ax, (_, label) in zip(panels[:2], _ROWS, strict=True):
+    every = lines_along(frame, manifest, axis)
+    lines = every[:_MOST_LINES]
+    families = list(dict.fromkeys(line.family for line in lines))
+    figure = Figure(figsize=(7.2, 10.2))
+    panels = figure.subplots(4, 1, sharex=True, height_ratios=(1.25, 1, 1.1, 0.6))
+    kinds: dict[str, Any] = {}
+    floors = False
+    for place, line in enumerate(lines):
+        colour = COLOURS[place % len(COLOURS)]
+        # What does not depend on the method is drawn once for all methods.
+        own = len(families) > 1
+        first = line.family not in [other.family for other in lines[:place]]
+        beside = colour if own else _GREY
+        for ax, (column, _, trained, bound) in zip(panels[:3], _ROWS, strict=True):
+            q = quartiles(line.trials, axis, column)
+            low, mid, high = (q[name].clip(lower=LEAST_SHOWN) for name in ("low", "median", "high"))
+            ax.fill_between(q.index, low, high, color=colour, alpha=0.15, linewidth=0)
+            # Thinner lines on thicker ones: where they agree, both are seen.
+            width = 3.0 - 1.4 * place / max(len(lines) - 1, 1) if len(lines) > 1 else 1.7
+            ax.plot(q.index, mid, marker=".", color=colour, linewidth=width)
+            if len(line.untouched):
+                if first and _plain(ax, line.untouched, axis, column, beside, _NOTHING):
+                    kinds["doing nothing"] = _NOTHING
+                if column != "delta":
+                    _mark_worse(ax, mid, quartiles(line.untouched, axis, column)["median"], colour)
+            if first and trained and _plain(ax, line.trials, axis, trained, beside, _TRAINED):
+                kinds["trained model, on its own samples"] = _TRAINED
+            if bound and _plain(ax, line.trials, axis, bound, beside, _BOUND):
+                kinds["bound stated beforehand"] = _BOUND
+        if first and _plain(panels[2], line.trials, axis, "tau_retrain_floor", beside, _BOUND):
+            floors = True
+        share = quartiles(line.trials, axis, "separated")["median"]
+        panels[3].plot(share.index, share, marker=".", color=colour, linewidth=1.7)
+    if floors:
+        handle = Line2D([], [], color=_GREY, linestyle=_BOUND, linewidth=1.1)
+        panels[2].legend([handle], ["between two retrainings"], loc="best")
+    for ax, (_, label, *_) in zip(panels[:3], _ROWS, strict=True):
         ax.set_yscale("log")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel(label)
-    panels[2].set_ylabel("share with\na certificate")
-    panels[2].set_ylim(-0.05, 1.05)
+    panels[3].set_ylabel("share with\na certificate")
+    panels[3].set_ylim(-0.05, 1.05)
     if is_log(frame[axis]):
-        panels[2].set_xscale("log")
-    panels[2].set_xlabel(symbol_of(axis))
-    handles, labels = panels[1].get_legend_handles_labels()
-    panels[0].legend(
-        handles,
-        labels,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=min(3, len(handles)),
-        borderaxespad=0.1,
-    )
+        panels[3].set_xscale("log")
+    panels[3].set_xlabel(symbol_of(axis))
+    rows = _legend(figure, panels[0], lines, kinds)
     wrapped = textwrap.wrap(title_of(manifest), 76)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
     note = (
         f"{len(frame)} trials; medians and quartiles over seeds and points, lines end where half "
+        "have no number;\n▲ from here on the median is above that of doing nothing"
     )
-    note += "have no certificate;\n▲ from here on the median is above that of doing nothing"
     if len(every) > len(lines):
         note += f"; {len(every) - len(lines)} more settings are not drawn"
-    if (frame["epsilon"] < _LEAST).any():
-        note += f"; below {_LEAST:g} is drawn at {_LEAST:g}"
-    figure.text(0.02, 0.008, note, fontsize=7.5, color="#666666")
-    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.1, top=0.87, hspace=0.12)
+    if (frame["epsilon"] < LEAST_SHOWN).any():
+        note += f"; below {LEAST_SHOWN:g} is drawn at {LEAST_SHOWN:g}"
+    figure.text(0.02, 0.006, note, fontsize=7.5, color="#666666")
+    top = 0.945 - 0.018 * (rows + len(wrapped) - 1)
+    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.085, top=top, hspace=0.12)
     return figure
 
 
 def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> None:
     """A mark where a line crosses that of doing nothing, from below and for good."""
-    shared = line.index.intersection(nothing.index)
-    above = ~(line[shared] < nothing[shared]).to_numpy()
-    if above.all() or not above[-1]:  # of nothing, all is true
+    first = crossing(line, nothing)
+    if first is None:
         return
-    first = len(above) - int(np.argmin(above[::-1]))
-    value = line[shared].iloc[first]
-    height = value if np.isfinite(value) else nothing[shared].iloc[first]
-    ax.plot(shared[first], height, marker="^", color=colour, markersize=9, zorder=5)
+    height = line[first] if np.isfinite(line[first]) else nothing[first]
+    ax.plot(first, height, marker="^", color=colour, markersize=9, zorder=5)
     ax.annotate(
-        f"{shared[first]:g}",
-        (shared[first], height),
+        f"{first:g}",
+        (first, height),
         xytext=(6, 6),
         textcoords="offset points",
         fontsize=8,
@@ -145,31 +152,45 @@ def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> N
 def draw_column(
     frame: pd.DataFrame, manifest: Mapping[str, Any], x: str, value: str, facet: str | None = None
 ) -> Figure:
-    """Median and quartiles of one column along another, a line for each value of a third."""
-    groups = [("", frame)]
-    if facet is not None:
-        every = frame.groupby(facet, sort=True, dropna=False)
-        groups = [(told([facet], [name]), group) for name, group in every]
+    """Median and quartiles of one column along another, a line for each value of a third; of a
+    column of yes and no the share of yes.
+    """
+    groups = sorted(grouped(frame, [facet] if facet else []), key=lambda group: str(group[0]))
+    if facet is not None and pd.api.types.is_numeric_dtype(frame[facet]):
+        groups.sort(key=lambda group: np.inf if group[0][0] is None else group[0][0])
     shown = groups[: len(COLOURS)]
     figure = Figure(figsize=(7.2, 4.8))
     ax = figure.subplots()
-    for colour, (label, group) in zip(COLOURS, shown, strict=False):
-        by_x = group.groupby(x)[value]
-        low, mid, high = (by_x.quantile(q) for q in (0.25, 0.5, 0.75))
+    share = is_share(frame[value])
+    log = not share and is_log(frame[value], LEAST_SHOWN)
+    for colour, (values, group) in zip(COLOURS, shown, strict=False):
+        q = quartiles(group, x, value)
+        low, mid, high = (
+            q[name].clip(lower=LEAST_SHOWN) if log else q[name]
+            for name in ("low", "median", "high")
+        )
+        label = told([facet], values) if facet else ""
         ax.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.plot(mid.index, mid, color=colour, marker=".", linewidth=1.7, label=label)
-    if is_log(frame[value]):
+        bound = f"bound_{value}"
+        if bound in group and group[bound].notna().any():
+            line = quartiles(group, x, bound)["median"]
+            ax.plot(line.index, line, color=colour, linestyle=_BOUND, linewidth=1.1)
+    if log:
         ax.set_yscale("log")
         ax.yaxis.set_minor_formatter(NullFormatter())
     if is_log(frame[x]):
         ax.set_xscale("log")
     ax.set_xlabel(symbol_of(x))
-    ax.set_ylabel(symbol_of(value))
+    ax.set_ylabel(f"share with {symbol_of(value)}" if share else symbol_of(value))
     if facet is not None:
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
     wrapped = textwrap.wrap(title_of(manifest), 76)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
-    note = f"{len(frame)} trials; medians and quartiles of those that have a number"
+    note = f"{len(frame)} trials; "
+    note += "shares" if share else "medians and quartiles, no number being the worst"
+    if f"bound_{value}" in frame and frame[f"bound_{value}"].notna().any():
+        note += "; dotted: the bound stated beforehand"
     if len(groups) > len(shown):
         note += f"; {len(groups) - len(shown)} more values of {facet} are not drawn"
     figure.text(0.02, 0.015, note, fontsize=7.5, color="#666666")

@@ -13,10 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from gaunlearn.checks import did_you_mean
-from gaunlearn.report.axis import axis_of, draw_axis, draw_column
+from gaunlearn.report.axis import draw_axis, draw_column
+from gaunlearn.report.medians import is_share, median_of, quartiles
 from gaunlearn.report.methods import draw_methods
-from gaunlearn.report.plane import draw_plane, plane_of
-from gaunlearn.report.style import COLOURS, settings_of, title_of, told, value_of
+from gaunlearn.report.parts import as_meant, fits_of, grouped, settings_of
+from gaunlearn.report.plane import draw_plane
+from gaunlearn.report.style import COLOURS, title_of, told, value_of
 from gaunlearn.sweep.store import Run, RunError
 
 __all__ = ["View", "draw"]
@@ -25,6 +27,9 @@ _STYLES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _DOTTED = (0, (1, 1))
 _REFERENCE = "#555555"
 _MOST_LINES = 12
+# What is drawn without being asked for; what a user has asked for stays.
+_KINDS = ("png", "svg")
+_FIGURES = ("step_fraction", "methods", "plane", "axis")
 # Axes end so far below their top.
 _LEAST_SHOWN = 1e-8
 _STYLE: dict[Any, Any] = {
@@ -70,7 +75,8 @@ def _check(frame: pd.DataFrame, view: View, value: str) -> None:
         if name not in frame:
             hint = did_you_mean(name, frame.columns)
             raise RunError(f"--{option} {name}: there is no such column; {hint}see docs/columns.md")
-        if option != "facet" and not pd.api.types.is_numeric_dtype(frame[name]):
+        shown = option == "value" and is_share(frame[name])
+        if option != "facet" and not (shown or pd.api.types.is_numeric_dtype(frame[name])):
             raise RunError(f"--{option} {name}: holds no numbers")
         if option != "facet" and frame[name].isna().all():
             raise RunError(f"--{option} {name}: has no value in this run")
@@ -86,23 +92,24 @@ def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure
         if view.y is None:
             name = f"{value}_along_{view.x}"
             return {name: draw_column(frame, manifest, view.x, value, view.facet)}
-        plane = draw_plane(frame, manifest, run.border(), view.x, view.y, value, view.facet)
+        facets = [view.facet] if view.facet else []
+        plane = draw_plane(frame, manifest, run.border(), view.x, view.y, value, facets)
         return {f"{value}_over_{view.x}_{view.y}": plane}
-    drawn = {}
-    if frame["step_fraction"].nunique() > 1:
+    drawn, fits, points = {}, fits_of(frame, manifest), run.points()
+    if fits.steps:
         drawn["step_fraction"] = _against_step_fraction(frame, run)
-    if frame["method"].nunique() > 1 and "border" not in manifest:
+    if fits.methods:
         drawn["methods"] = draw_methods(frame, manifest)
-    over, axis = plane_of(frame, manifest), axis_of(frame, manifest)
-    points = run.points()
-    if over is not None and points is not None:
+    if fits.plane is not None and points is not None:
         drawn["plane"] = draw_plane(
-            points, manifest, run.border(), *over, "share", trials=len(frame)
+            points, manifest, run.border(), *fits.plane, "share", trials=len(frame)
         )
-    elif over is not None:
-        drawn["plane"] = draw_plane(frame, manifest, None, *over, value_of(manifest))
-    if axis is not None and "border" not in manifest:
-        drawn["axis"] = draw_axis(frame, manifest, axis)
+    elif fits.plane is not None:
+        meant = as_meant(frame)
+        others = settings_of(meant, manifest, apart_from=fits.plane)
+        drawn["plane"] = draw_plane(meant, manifest, None, *fits.plane, value_of(manifest), others)
+    if fits.axis is not None:
+        drawn["axis"] = draw_axis(frame, manifest, fits.axis)
     return drawn
 
 
@@ -125,32 +132,27 @@ def draw(run: Run, view: View | None = None) -> list[str]:
     frame = run.to_pandas()
     with matplotlib.rc_context(_STYLE):
         folder, files = run.place / "report", []
-        for name, figure in _drawn(frame, run, view).items():
+        drawn = _drawn(frame, run, view)
+        if view is None:  # an earlier specification may have had more
+            outdated = {f"{name}.{kind}" for name in set(_FIGURES) - set(drawn) for kind in _KINDS}
+            for file in outdated & set(folder.names()):
+                folder.delete(file)
+        for name, figure in drawn.items():
             folder.make()
             png, svg = io.BytesIO(), io.BytesIO()
             figure.savefig(png, format="png", dpi=160)
             figure.savefig(svg, format="svg", metadata={"Date": None})
-            for kind, content in (("png", png), ("svg", svg)):
+            for kind, content in zip(_KINDS, (png, svg), strict=True):
                 folder.write(f"{name}.{kind}", content.getvalue())
                 files.append(f"{folder.name}/{name}.{kind}")
     return files
 
 
-def _groups(frame: pd.DataFrame, swept: list[str]) -> list[tuple[str, pd.DataFrame]]:
-    if not swept:
-        return [("unlearned", frame)]
-    return [
-        (told(swept, values), group)
-        for values, group in frame.groupby(swept, sort=False, dropna=False)
-    ]
-
-
 def _line(ax: Axes, frame: pd.DataFrame, column: str, colour: str, style: Any) -> None:
     """Median over seeds and forgotten points, with a band from the lower to the upper quartile."""
-    by_step = frame.groupby("step_fraction")[column]
-    low, mid, high = (by_step.quantile(q) for q in (0.25, 0.5, 0.75))
-    ax.fill_between(low.index, low, high, color=colour, alpha=0.18, linewidth=0)
-    ax.plot(mid.index, mid, color=colour, linestyle=style, linewidth=1.7)
+    q = quartiles(frame, "step_fraction", column)
+    ax.fill_between(q.index, q["low"], q["high"], color=colour, alpha=0.18, linewidth=0)
+    ax.plot(q.index, q["median"], color=colour, linestyle=style, linewidth=1.7)
 
 
 def _reference(ax: Axes, value: float, colour: str) -> None:
@@ -174,7 +176,8 @@ def _legend(ax: Axes, entries: list[tuple[str, str, Any]]) -> None:
 
 
 def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
-    groups = _groups(frame, settings_of(frame, run.manifest))
+    swept = settings_of(frame, run.manifest)
+    groups = [(told(swept, v) or "unlearned", group) for v, group in grouped(frame, swept)]
     shown = groups[:_MOST_LINES]
     figure = Figure(figsize=(6.6, 8.6))
     panels = figure.subplots(3, 1, sharex=True, height_ratios=(1.35, 1, 1.1))
@@ -185,20 +188,20 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
         colour = COLOURS[place % len(COLOURS)]
         style = _STYLES[place // len(COLOURS) % len(_STYLES)]
         entries.append((label, colour, style))
+        mark = colour if several else _REFERENCE
         for ax, column in zip(panels, ("epsilon", "delta", "tau_retrain"), strict=True):
             _line(ax, group, column, colour, style)
-        if group["tau"].median() > 1e-12:
+        if median_of(group["tau"]) > 1e-12:
             has_tau = True
             _line(panels[2], group, "tau", colour, _DOTTED)
         for ax, column in zip(panels[:2], ("bound_epsilon", "bound_delta"), strict=True):
-            if not several and group[column].notna().any():
+            if group[column].notna().any():
                 has_bound = True
-                _line(ax, group, column, _REFERENCE, _DOTTED)
-        mark = colour if several else _REFERENCE
+                _line(ax, group, column, mark, _DOTTED)
         for ax, column in zip(
             panels, ("epsilon_retrain", "delta_retrain", "tau_retrain_floor"), strict=True
         ):
-            _reference(ax, group[column].median(), mark)
+            _reference(ax, median_of(group[column]), mark)
     # Colours are named once, above; what a kind of line means, where it first occurs.
     entries.append(("retrained model", _REFERENCE, "--"))
     if has_bound:
@@ -241,7 +244,9 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
         )
     wrapped = textwrap.wrap(title_of(run.manifest), 72)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
-    trials = f"{len(frame)} trials; medians and quartiles over seeds and points"
+    trials = (
+        f"{len(frame)} trials; medians and quartiles over seeds and points, no number the worst"
+    )
     if len(groups) > len(shown):
         trials += f"; {len(groups) - len(shown)} more settings are not drawn"
     if clipped:

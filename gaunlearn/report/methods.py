@@ -10,16 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gaunlearn.report.style import COLOURS, settings_of, title_of, told
+from gaunlearn.report.medians import median_of, quartiles
+from gaunlearn.report.parts import DIALS, as_meant, grouped, settings_of
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, title_of, told
 
-__all__ = ["DIALS", "draw_methods"]
+__all__ = ["draw_methods"]
 
-# What a method's cost depends on: one with several costs is a line of points.
-DIALS = ("method", "unlearn_steps", "learning_rate")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
-_MOST_COLUMNS = 3
-# Rounding would flatten what is to be seen.
-_LEAST = 1e-10
+_MOST_COLUMNS = 6
 _ROWS = (
     ("epsilon", "ε on the retain set"),
     ("delta", "δ, complementarity"),
@@ -27,28 +25,22 @@ _ROWS = (
 )
 
 
-def _at_full_dial(frame: pd.DataFrame) -> pd.DataFrame:
-    """Trials with step fraction 1, where the run has any: the methods as they are meant."""
-    meant = frame["step_fraction"] == 1.0
-    return frame[meant] if meant.any() else frame
-
-
 def _draw(ax: Axes, frame: pd.DataFrame, column: str, names: list[str]) -> None:
     """Medians with their quartiles; a line joins the costs of one method."""
     for place, name in enumerate(names):
         mine = frame[frame["method"] == name]
-        dials = [dial for dial in DIALS if dial in mine]
-        by_cost = mine.groupby(dials, dropna=False)
-        cost = by_cost["unlearn_gradients"].median()
-        order = np.argsort(cost.to_numpy())
+        # A method with several costs is a line of points.
+        dials = [dial for dial in DIALS if dial in mine and mine[dial].notna().any()]
+        cost = quartiles(mine, dials, "unlearn_gradients")["median"]
+        found = quartiles(mine, dials, column).loc[cost.sort_values().index]
+        cost = cost.sort_values()
         low, mid, high = (
-            by_cost[column].quantile(q).clip(lower=_LEAST).to_numpy()[order]
-            for q in (0.25, 0.5, 0.75)
+            found[q].clip(lower=LEAST_SHOWN).to_numpy() for q in ("low", "median", "high")
         )
         ax.errorbar(
-            cost.to_numpy()[order],
+            cost.to_numpy(),
             mid,
-            yerr=(mid - low, high - mid),
+            yerr=(mid - low, np.where(np.isnan(high), 0.0, high - mid)),
             color=COLOURS[place % len(COLOURS)],
             marker=_MARKERS[place % len(_MARKERS)],
             markersize=6,
@@ -64,12 +56,12 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
     """Epsilon, delta and the distance to the retrained model against the gradients that a method
     takes; a column for each combination of the other swept parameters.
     """
-    frame = _at_full_dial(frame)
+    frame = as_meant(frame)
     others = settings_of(frame, manifest, apart_from=DIALS)
-    groups = list(frame.groupby(others, sort=False, dropna=False)) if others else [((), frame)]
+    groups = grouped(frame, others)
     shown = groups[:_MOST_COLUMNS]
     names = list(frame.groupby("method")["unlearn_gradients"].median().sort_values().index)
-    figure = Figure(figsize=(3.4 * len(shown) + 3.6, 8.2))
+    figure = Figure(figsize=((3.4 if len(shown) < 4 else 2.5) * len(shown) + 3.6, 8.2))
     panels = figure.subplots(len(_ROWS), len(shown), sharex=True, sharey="row", squeeze=False)
     for column, (values, group) in enumerate(shown):
         for row, (name, _) in enumerate(_ROWS):
@@ -79,7 +71,7 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
             ax.set_xscale("symlog", linthresh=1)
             ax.yaxis.set_minor_formatter(NullFormatter())
             if name == "tau_retrain":
-                floor = group["tau_retrain_floor"].median()
+                floor = median_of(group["tau_retrain_floor"])
                 if floor > 0:
                     ax.axhline(floor, color="#555555", linestyle="--", linewidth=1.0)
                     ax.annotate(
@@ -102,9 +94,11 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
     figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(right + 0.01, 0.87))
     wrapped = textwrap.wrap(title_of(manifest), 24 * len(shown) + 30)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
-    note = f"{len(frame)} trials; medians and quartiles; smaller is better in all panels"
-    if (frame["epsilon"] < _LEAST).any():
-        note += f"; below {_LEAST:g} is drawn at {_LEAST:g}"
+    note = (
+        f"{len(frame)} trials; medians and quartiles, no number being the worst; smaller is better"
+    )
+    if (frame["epsilon"] < LEAST_SHOWN).any():
+        note += f"; below {LEAST_SHOWN:g} is drawn at {LEAST_SHOWN:g}"
     if len(groups) > len(shown):
         note += f"; {len(groups) - len(shown)} more settings are not drawn"
     without = int((~frame["separated"]).sum())

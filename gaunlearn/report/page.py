@@ -7,6 +7,7 @@ JSON, read as data.
 import html
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -17,11 +18,10 @@ from bokeh.embed import components
 from bokeh.resources import Resources
 
 from gaunlearn.report.answer import answer_of
-from gaunlearn.report.axis import axis_of
-from gaunlearn.report.methods import DIALS
-from gaunlearn.report.plane import medians_over, plane_of
-from gaunlearn.report.plots import lines_plot, plane_plot
-from gaunlearn.report.style import settings_of, title_of, value_of
+from gaunlearn.report.medians import quartiles
+from gaunlearn.report.parts import DIALS, as_meant, fits_of, grouped, settings_of
+from gaunlearn.report.plots import Plot, lines_plot, plane_plot
+from gaunlearn.report.style import title_of, told, value_of
 from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
 from gaunlearn.sweep.store import Run
 
@@ -30,6 +30,9 @@ __all__ = ["write_page"]
 _NAME = "index.html"
 # Bytes of trials that a page holds; with Bokeh's 1.3 MB it stays well below 5 MB.
 _MOST_BYTES = 2_500_000
+# Rows of which the bytes of all are guessed.
+_TRIED_ROWS = 200
+_MOST_PLANES = 6
 _DIGITS = 6
 # What a trial's row has in the table; parameters that vary come before.
 _SHOWN = (
@@ -46,6 +49,7 @@ _SHOWN = (
     "separated",
 )
 _CONDITIONS = ("psi", "phi", "eps_d")
+_MEASURES = ("epsilon", "delta", "tau_retrain")
 _STATUSES = ("limit_status", "limit_status_retrain", "limit_status_unlearned")
 
 
@@ -86,15 +90,19 @@ def _table_data(frame: pd.DataFrame, run: Run) -> tuple[dict[str, Any], dict[str
     wanted = ("trial_id", *swept, *_SHOWN)
     shown = [name for name in dict.fromkeys(wanted) if name in columns]
     columns = [*shown, *(name for name in columns if name not in shown)]
-    rows = [[_plain(v) for v in row] for row in frame[columns].itertuples(index=False)]
-    size = len(_as_json(rows))
-    if size > _MOST_BYTES:
-        count = max(1, int(len(rows) * _MOST_BYTES / size))
-        places = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
-        rows = [rows[place] for place in places]
+
+    def evenly(count: int) -> list[list[Any]]:
+        places = np.unique(np.linspace(0, len(frame) - 1, count).round().astype(int))
+        some = frame.iloc[places][columns].itertuples(index=False)
+        return [[_plain(value) for value in row] for row in some]
+
+    tried = evenly(min(len(frame), _TRIED_ROWS))
+    each = len(_as_json(tried)) / len(tried)
+    rows = evenly(min(len(frame), max(1, int(_MOST_BYTES / each))))
     meanings = {column.name: column.meaning for column in COLUMNS if column.name in columns}
     data = {
-        "run": str(run.path),
+        "run": shlex.quote(str(run.path)),
+        "of": len(frame),
         "columns": columns,
         "shown": shown,
         "rows": rows,
@@ -150,54 +158,97 @@ def _failures(frame: pd.DataFrame) -> str:
     return f"<ul>{''.join(lines)}</ul>"
 
 
-def _verification(run: Run) -> str:
+def _verification(run: Run, count: int) -> str:
     found = run.verification()
     if found is None:
-        command = _escape(f"gaunlearn verify {run.path}")
+        command = _escape(f"gaunlearn verify {shlex.quote(str(run.path))}")
         return f"<p>Not verified yet.</p><pre>{command}</pre>"
     batch, alone, reference = found["trials"]
     verdict = "the contract holds" if found["holds"] else "the contract is BROKEN"
-    kind = "" if found["holds"] else ' class="bad"'
+    if found["stored"] != count:
+        verdict += f"; the run had {found['stored']} trials then, and has {count} now"
+    kind = "" if found["holds"] and found["stored"] == count else ' class="bad"'
     return (
-        f"<p{kind}>{_escape(found['when'])}: {verdict}. Of {found['stored']} stored trials "
-        f"{batch} were recomputed in batches, {alone} alone and {reference} by NumPy and SciPy.</p>"
+        f"<p{kind}>{_escape(found['when'])}: {_escape(verdict)}. Of {found['stored']} stored "
+        f"trials {batch} were recomputed in batches, {alone} alone and {reference} by NumPy and "
+        "SciPy.</p>"
     )
 
 
-def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Any]:
-    """Title -> figure, of what the run has swept."""
+def _planes(frame: pd.DataFrame, run: Run, x: str, y: str) -> dict[str, Plot]:
+    """Title -> heat map, one for each setting of the other swept parameters."""
     manifest, border, points = run.manifest, run.border(), run.points()
-    found: dict[str, Any] = {}
-    over, axis = plane_of(frame, manifest), axis_of(frame, manifest)
-    if over is not None and points is not None:
-        found["Where it holds"] = plane_plot(points, *over, "share", border, manifest)
-    elif over is not None:
-        value = value_of(manifest)
-        table = medians_over(frame, *over, value).reset_index()
-        found[f"Median {value}"] = plane_plot(table, *over, value, None, manifest)
-    along = None
-    if frame["step_fraction"].nunique() > 2:
-        along = "step_fraction"
-    elif axis is not None and "border" not in manifest:
-        along = axis
+    if points is not None:
+        return {"Where it holds": plane_plot(points, x, y, "share", border, manifest)}
+    value, meant = value_of(manifest), as_meant(frame)
+    others = settings_of(meant, manifest, apart_from=(x, y))
+    groups = grouped(meant, others)
+    found = {}
+    for values, group in groups[:_MOST_PLANES]:
+        table = quartiles(group, [x, y], value)["median"].rename(value).reset_index()
+        where = f", {told(others, values)}" if others else ""
+        setting = dict(zip(others, values, strict=True))
+        found[f"Median {value}{where}"] = plane_plot(table, x, y, value, None, manifest, setting)
+    if len(groups) > len(found):
+        last, plot = next(reversed(found.items()))
+        found[last] = plot._replace(note=f"{len(groups) - len(found)} more settings are not drawn")
+    return found
+
+
+def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Plot]:
+    """Title -> figure, of what the run has swept."""
+    manifest, fits = run.manifest, fits_of(frame, run.manifest)
+    found: dict[str, Plot] = {}
+    if fits.plane is not None:
+        found |= _planes(frame, run, *fits.plane)
+    along = "step_fraction" if fits.steps else fits.axis
     if along is not None:
         varying = settings_of(frame, manifest, apart_from=[along])
-        if along != "step_fraction" and frame["step_fraction"].nunique() > 1:
+        if not fits.steps and frame["step_fraction"].nunique() > 1:
             varying.append("step_fraction")
-        for value in ("epsilon", "delta", "tau_retrain"):
+        for value in _MEASURES:
             found[f"{value} along {along}"] = lines_plot(frame, along, value, varying)
-    elif frame["method"].nunique() > 1 and "border" not in manifest:
+    elif fits.methods:
         others = ["method", *settings_of(frame, manifest, apart_from=DIALS)]
-        for value in ("epsilon", "delta", "tau_retrain"):
+        for value in _MEASURES:
             found[f"{value} against cost"] = lines_plot(frame, "unlearn_gradients", value, others)
     return found
 
 
-def _main(frame: pd.DataFrame, run: Run, divs: Mapping[str, str], same: Mapping[str, Any]) -> str:
+def _values(plot: Plot) -> str:
+    """What a figure draws, as a table; a row's button shows its trials."""
+    head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in plot.values)
+    rows = "".join(
+        "<tr>"
+        + "".join(f"<td>{_escape(value)}</td>" for value in row)
+        + f'<td><button type="button" data-trials="{_escape(trials)}">show trials</button></td>'
+        + "</tr>"
+        for row, trials in zip(plot.values.itertuples(index=False), plot.trials, strict=True)
+    )
+    return (
+        "<details><summary>Values</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="values of the figure"><table>'
+        f"<thead><tr>{head}<th></th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _main(
+    frame: pd.DataFrame,
+    run: Run,
+    plots: Mapping[str, Plot],
+    divs: Mapping[str, str],
+    same: Mapping[str, Any],
+) -> str:
     manifest = run.manifest
-    answer = answer_of(frame, manifest, run.border(), axis_of(frame, manifest))
-    plots = "".join(
-        f'<figure class="plot"><figcaption>{_escape(title)}</figcaption>{div}</figure>'
+    answer = answer_of(frame, manifest, run.border(), run.points())
+    figures = "".join(
+        f'<figure class="plot"><figcaption>{_escape(title)}'
+        + (
+            f' <span class="soft">({_escape(plots[title].note)})</span>'
+            if plots[title].note
+            else ""
+        )
+        + f"</figcaption>{div}{_values(plots[title])}</figure>"
         for title, div in divs.items()
     )
     provenance = manifest.get("provenance", {})
@@ -218,8 +269,9 @@ medians and quartiles over seeds and forgotten samples.</p>
 </header>
 <main>
 <h2 id="figures">Figures</h2>
-<p class="soft">Hover for values, click a point for its trials; a name in a legend hides a line.</p>
-<div class="plots">{plots}</div>
+<p class="soft">Hover for values, click a point for its trials; a name in a legend hides a line. A
+trial without a number counts as worse than all that have one.</p>
+<div class="plots">{figures}</div>
 <h2 id="data">Trials</h2>
 <p class="soft">Sort by a column's name. Filters take a part of a word, or <code>&gt; 0.1</code>,
 <code>&lt;= 1e-3</code>, <code>= 5</code>. A trial's name opens all that is known of it.</p>
@@ -227,11 +279,13 @@ medians and quartiles over seeds and forgotten samples.</p>
 <span id="count" class="soft" role="status"></span></p>
 <div class="scroll" tabindex="0" role="region" aria-label="table of trials">
 <table id="table"><thead></thead><tbody></tbody></table></div>
+<p class="actions"><button type="button" id="more">Show more rows</button></p>
+<p class="printed soft">Printed are the first rows only; the file holds all of them.</p>
 <section id="trial" tabindex="-1" aria-label="one trial"></section>
 <details><summary>What all trials share</summary>{_listed(same.items())}</details>
 <h2 id="conditions">Data conditions</h2>{_conditions(frame)}
 <h2 id="failures">Failures</h2>{_failures(frame)}
-<h2 id="verification">Verification</h2>{_verification(run)}
+<h2 id="verification">Verification</h2>{_verification(run, len(frame))}
 <h2 id="provenance">Provenance</h2>{_listed(about)}
 <details><summary>Specification</summary><pre>{_escape(provenance.get("spec", ""))}</pre></details>
 </main>"""
@@ -248,7 +302,9 @@ def write_page(run: Run) -> str | None:
     frame = run.to_pandas()
     data, same = _table_data(frame, run)
     plots = _plots(frame, run)
-    script, divs = components(plots) if plots else ("", {})
+    script, divs = (
+        components({title: plot.figure for title, plot in plots.items()}) if plots else ("", {})
+    )
     assets = files("gaunlearn.report") / "assets"
     css, js = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     library = Resources(mode="inline", components=["bokeh"]).render_js() if plots else ""
@@ -262,7 +318,7 @@ def write_page(run: Run) -> str | None:
 <style>{css}</style>
 </head>
 <body>
-{_main(frame, run, divs, same)}
+{_main(frame, run, plots, divs, same)}
 <script type="application/json" id="trials">{_as_json(data)}</script>
 <script>{js}</script>
 {library}

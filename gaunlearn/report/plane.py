@@ -1,7 +1,7 @@
 """A run over two numeric axes: a heat map of one column, with the border where the run has one."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,55 +15,16 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy.interpolate import NearestNDInterpolator
 
-from gaunlearn.report.style import is_log, symbol_of, title_of, told
+from gaunlearn.report.medians import is_share, quartiles
+from gaunlearn.report.parts import grouped
+from gaunlearn.report.style import LEAST_SHOWN, cell_edges, is_log, symbol_of, title_of, told
 
-__all__ = ["draw_plane", "medians_over", "plane_of"]
+__all__ = ["draw_plane"]
 
-_LEAST_VALUES = 3
 _MOST_PANELS = 6
 _MOST_COLUMNS = 3
-# Decades of rounding would flatten what is to be seen.
-_LEAST_SHOWN = 1e-10
 _COLOURS = "viridis"
-_BORDER, _HOLLOW = "#D55E00", "#dddddd"
-
-
-def plane_of(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The two axes that a run is a plane over, the one with more values first; None if it has not
-    two numeric axes.
-    """
-    if "border" in manifest:
-        first, second = manifest["border"]["axes"]
-        return first, second
-    counts = {
-        name: frame[name].nunique()
-        for name in manifest["swept"]
-        if name in frame and pd.api.types.is_numeric_dtype(frame[name])
-    }
-    wide = sorted(
-        (name for name in counts if counts[name] >= _LEAST_VALUES), key=lambda name: counts[name]
-    )
-    return (wide[-1], wide[-2]) if len(wide) >= 2 else None
-
-
-def _edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:
-    """Borders of cells around ascending values, half-way between them on the axis' scale."""
-    place = np.log(values) if log else np.asarray(values, float)
-    middle = 0.5 * (place[1:] + place[:-1])
-    if len(place) == 1:
-        outer = np.array([place[0] - 0.5, place[0] + 0.5])
-    else:
-        outer = np.array([2 * place[0] - middle[0], 2 * place[-1] - middle[-1]])
-    edges = np.concatenate([outer[:1], middle, outer[1:]])
-    return np.exp(edges) if log else edges
-
-
-def medians_over(frame: pd.DataFrame, x: str, y: str, value: str) -> pd.Series:
-    """The median of a column at each pair of values of two others, which index it; NaN where the
-    median trial has no number: one without is worse than all that have one.
-    """
-    numbers = frame[value].astype(float).fillna(np.inf).groupby([frame[x], frame[y]])
-    return numbers.quantile(0.5, interpolation="lower").replace(np.inf, np.nan)
+_BORDER, _HOLLOW, _MARK = "#D55E00", "#dddddd", "#8c8c8c"
 
 
 class _Cells:
@@ -71,14 +32,19 @@ class _Cells:
 
     Attributes:
         x, y: values of the axes, ascending.
-        median: (len(x), len(y)); where nobody has looked, that of the nearest point; NaN where the
-            median trial has no number.
+        median: (len(x), len(y)); where nobody has looked, that of the nearest point; NaN where it
+            is no number (``medians``).
         seen: where somebody has looked.
+        uncertified: (k, 2), points at which most trials have no certificate.
     """
 
     def __init__(self, frame: pd.DataFrame, x: str, y: str, value: str) -> None:
-        self.x, self.y = (np.sort(frame[name].dropna().unique()) for name in (x, y))
-        medians = medians_over(frame, x, y, value)
+        self.x, self.y = (np.sort(frame[name].unique()) for name in (x, y))
+        medians = quartiles(frame, [x, y], value)["median"]
+        certified = pd.Series(dtype=float)
+        if "separated" in frame:  # not in the points of a border that an earlier version found
+            certified = frame["separated"].astype(float).groupby([frame[x], frame[y]]).mean()
+        self.uncertified = np.array([*certified.index[certified < 0.5]], float).reshape(-1, 2)
         i, j = (
             np.searchsorted(v, medians.index.get_level_values(n))
             for v, n in ((self.x, x), (self.y, y))
@@ -97,10 +63,8 @@ def _norm(values: NDArray[Any]) -> Normalize:
     shown = values[np.isfinite(values)]
     if not shown.size:
         return Normalize(0, 1)
-    positive = shown[shown > 0]
-    if positive.size and shown.min() >= 0 and is_log(np.maximum(positive, _LEAST_SHOWN)):
-        low, high = max(positive.min(), _LEAST_SHOWN), max(positive.max(), 10 * _LEAST_SHOWN)
-        return LogNorm(low, high)
+    if is_log(shown, LEAST_SHOWN):
+        return LogNorm(max(shown.min(), LEAST_SHOWN), shown.max())
     return Normalize(shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1)
 
 
@@ -119,34 +83,35 @@ def draw_plane(
     x: str,
     y: str,
     value: str,
-    facet: str | None = None,
+    facets: Sequence[str] = (),
     trials: int | None = None,
 ) -> Figure:
-    """Medians of a column at each pair of values of two others, a panel for each value of a third.
+    """Medians of a column at each pair of values of two others, a panel for each combination of
+    some more.
 
     Args:
         border: of the run (``Run.border``); drawn where it is one in x and y.
         x, y: numeric columns.
-        value: the numeric column that is shown.
-        facet: a column, each of whose values gets a panel; None is one panel for all.
+        value: the column that is shown; of one of yes and no the share of yes.
+        facets: columns, each combination of whose values gets a panel; of none, one for all.
         trials: how many there are, if rows of ``frame`` are something else.
     """
-    groups = [("", frame)]
-    if facet is not None:
-        every = frame.groupby(facet, sort=True, dropna=False)
-        groups = [(told([facet], [name]), group) for name, group in every]
+    seen = frame.dropna(subset=[x, y])
+    groups = [(told(facets, values), group) for values, group in grouped(seen, facets)]
     shown = groups[:_MOST_PANELS]
     cells = [_Cells(group, x, y, value) for _, group in shown]
+    share = value == "share" or is_share(frame[value])
+    border = border if border is not None and {x, y} <= set(border.columns) else None
     every_value = np.concatenate([each.median.ravel() for each in cells])
-    norm = Normalize(0, 1) if value == "share" else _norm(every_value)
+    norm = Normalize(0, 1) if share else _norm(every_value)
     columns = min(_MOST_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.6 + 4.2 * columns, 1.9 + 3.7 * rows))
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     logs = is_log(frame[x]), is_log(frame[y])
-    hollow = partly = False
+    hollow = partly = uncertified = False
     for ax, each, (label, _) in zip(panels.flat, cells, shown, strict=False):
-        edges = [_edges(v, log) for v, log in zip((each.x, each.y), logs, strict=True)]
+        edges = [cell_edges(v, log) for v, log in zip((each.x, each.y), logs, strict=True)]
         clipped = np.clip(each.median, norm.vmin, norm.vmax)
         ax.pcolormesh(*edges, clipped.T, norm=norm, cmap=_COLOURS, linewidth=0, rasterized=True)
         ax.set_facecolor(_HOLLOW)
@@ -155,12 +120,15 @@ def draw_plane(
             partly = True
             i, j = np.nonzero(each.seen)
             ax.plot(each.x[i], each.y[j], ".", color="white", markersize=2.2, markeredgewidth=0)
+        if len(each.uncertified):
+            uncertified = True
+            ax.plot(*each.uncertified.T, "x", color=_MARK, markersize=4, markeredgewidth=1)
         for log, name in zip(logs, ("x", "y"), strict=True):
             if log:
                 ax.set(**{f"{name}scale": "log"})
         ax.set_title(label, fontsize=9, loc="left")
         ax.grid(visible=False)
-        if border is not None and {x, y} <= set(border.columns):
+        if border is not None:
             _draw_border(ax, border, x, y)
     for ax in panels.flat[len(shown) :]:
         ax.set_visible(False)
@@ -170,7 +138,7 @@ def draw_plane(
         ax.set_ylabel(symbol_of(y))
     height, width = figure.get_figheight(), figure.get_figwidth()
     wrapped = textwrap.wrap(title_of(manifest), int(11.5 * width))
-    above = 0.75 + 0.18 * len(wrapped)  # inches
+    above = 0.9 + 0.18 * len(wrapped)  # inches
     figure.subplots_adjust(
         left=0.75 / width, right=1 - 1.5 / width, bottom=0.95 / height, top=1 - above / height
     )
@@ -178,8 +146,10 @@ def draw_plane(
         (1 - 1.25 / width, 0.95 / height, 0.18 / width, 1 - (above + 0.95) / height)
     )
     what = symbol_of(value) if value == "share" else f"{symbol_of(value)}, median"
+    if share and value != "share":
+        what = f"share with {symbol_of(value)}"
     figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar, label=what)
-    _legend(figure, manifest, border is not None, hollow)
+    _legend(figure, manifest, border is not None, hollow, uncertified)
     figure.suptitle(
         "\n".join(wrapped), x=0.02, y=1 - 0.12 / height, va="top", ha="left", fontsize=11
     )
@@ -187,30 +157,37 @@ def draw_plane(
     if partly:
         note += "; dots were looked at, what lies between them has the nearest one's colour"
     if len(groups) > len(shown):
-        note += f"; {len(groups) - len(shown)} more values of {facet} are not drawn"
-    if (frame[value].astype(float) < _LEAST_SHOWN).any() and isinstance(norm, LogNorm):
-        note += f"; below {_LEAST_SHOWN:g} is drawn as {_LEAST_SHOWN:g}"
+        note += f"; {len(groups) - len(shown)} more settings of {', '.join(facets)} are not drawn"
+    if isinstance(norm, LogNorm) and (frame[value].astype(float) < LEAST_SHOWN).any():
+        note += f"; below {LEAST_SHOWN:g} is drawn as {LEAST_SHOWN:g}"
     figure.text(0.02, 0.1 / height, note, fontsize=7.5, color="#666666")
     return figure
 
 
-def _legend(figure: Figure, manifest: Mapping[str, Any], has_border: bool, hollow: bool) -> None:
+def _legend(
+    figure: Figure, manifest: Mapping[str, Any], has_border: bool, hollow: bool, uncertified: bool
+) -> None:
     handles: list[Any] = []
-    if has_border and "border" in manifest:
+    if has_border:
         about = manifest["border"]
         handles.append(Line2D([], [], color=_BORDER, linewidth=2.2, label=about["predicate"]))
-        sure = f"{100 * about['confidence']:.0f} % band of seeds"
-        handles.append(Line2D([], [], color=_BORDER, linestyle=":", linewidth=1.2, label=sure))
+        if about["confidence"] > 0:  # one seed has no band
+            sure = f"{100 * about['confidence']:.0f} % band of seeds"
+            handles.append(Line2D([], [], color=_BORDER, linestyle=":", linewidth=1.2, label=sure))
     if hollow:
-        handles.append(Patch(facecolor=_HOLLOW, label="no certificate"))
+        handles.append(Patch(facecolor=_HOLLOW, label="no number"))
+    if uncertified:
+        mark = Line2D([], [], color=_MARK, marker="x", markersize=4, linestyle="none")
+        mark.set_label("most trials without a certificate")
+        handles.append(mark)
     if handles:
         right = 1 - 1.5 / figure.get_figwidth()
         lines = len(textwrap.wrap(title_of(manifest), int(11.5 * figure.get_figwidth())))
-        top = 1 - (0.45 + 0.18 * lines) / figure.get_figheight()
+        top = 1 - (0.62 + 0.18 * lines) / figure.get_figheight()
         figure.legend(
             handles=handles,
             loc="lower right",
             bbox_to_anchor=(right, top),
-            ncols=3,
+            ncols=2 if figure.get_figwidth() < 8 else 4,
             borderaxespad=0,
         )

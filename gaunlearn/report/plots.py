@@ -1,10 +1,11 @@
 """The report's interactive figures: hover shows values, a click shows the trials behind a point.
+What a figure draws it also gives as a table, for those who use no mouse, or print.
 
 Bokeh draws them, on a transparent ground in colours that are read on light and dark.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,21 +20,37 @@ from bokeh.models import (
 from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
-from numpy.typing import NDArray
 
-from gaunlearn.report.style import COLOURS, is_log, symbol_of, told
+from gaunlearn.report.medians import quartiles
+from gaunlearn.report.parts import grouped
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, cell_edges, is_log, symbol_of, told
 
-__all__ = ["lines_plot", "plane_plot"]
+__all__ = ["Plot", "lines_plot", "plane_plot"]
 
 _INK = "#7f858b"
 _BORDER = "#D55E00"
-_LEAST = 1e-10
 _MOST_LINES = 12
 _DASHES = ("solid", "dashed")
 _SHOW = """
 const chosen = cb_data.source.selected.indices;
 if (chosen.length) showTrials(JSON.parse(cb_data.source.data.trials[chosen[0]]));
 """
+
+
+class Plot(NamedTuple):
+    """A figure, and what it draws.
+
+    Attributes:
+        figure: Bokeh's.
+        values: a row for each point, as text.
+        trials: of each point, what the page's ``showTrials`` takes.
+        note: what the figure leaves out; may be empty.
+    """
+
+    figure: Any
+    values: pd.DataFrame
+    trials: list[str]
+    note: str
 
 
 def _plot(**options: Any) -> Any:
@@ -68,44 +85,62 @@ def _trials(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [row.to_json() for _, row in table.iterrows()]
 
 
-def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -> Any:
+def _shown(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else "no number"
+
+
+def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -> Plot:
     """Medians and quartiles of a column along another, a line for each combination of ``groups``;
-    a point without a number is left out.
+    a median that is no number is left out. With it, dotted, the bound stated beforehand, where the
+    column has one.
     """
-    found = list(frame.groupby(list(groups), sort=False, dropna=False)) if groups else [((), frame)]
-    log_y = is_log(frame[value].clip(lower=_LEAST))
+    found = grouped(frame, groups)
+    log_y = is_log(frame[value], LEAST_SHOWN)
+    least = LEAST_SHOWN if log_y else -np.inf
     plot = _plot(
         x_axis_type="log" if is_log(frame[x]) else "linear",
         y_axis_type="log" if log_y else "linear",
         x_axis_label=symbol_of(x),
         y_axis_label=symbol_of(value),
     )
-    renderers = []
+    renderers, tables, trials = [], [], []
+    bound = f"bound_{value}"
+    has_bound = False
     for place, (values, group) in enumerate(found[:_MOST_LINES]):
-        by_x = group.groupby(x)[value]
-        table = pd.DataFrame(
-            {
-                "median": by_x.median(),
-                "low": by_x.quantile(0.25),
-                "high": by_x.quantile(0.75),
-                "count": by_x.count(),
-            }
-        ).dropna()
-        shown = table[["median", "low", "high"]].clip(lower=_LEAST) if log_y else table
+        table = quartiles(group, x, value)
+        table = table[table["median"].notna()]
+        # A band ends where its quartile is no number.
+        shown = table[["low", "median", "high"]].clip(lower=least)
         label = told(groups, values) or symbol_of(value)
+        words = pd.DataFrame(
+            {
+                "line": label,
+                x: [f"{at:.6g}" for at in table.index],
+                "median": table["median"].map(_shown),
+                "lower quartile": table["low"].map(_shown),
+                "upper quartile": table["high"].map(_shown),
+                "trials": table["count"].astype(int).astype(str),
+            }
+        )
+        behind = _trials([x, *groups], [[at, *values] for at in table.index])
+        tables.append(words)
+        trials += behind
         source = ColumnDataSource(
             {
                 "x": table.index.to_numpy(float),
                 "y": shown["median"],
                 "low": shown["low"],
                 "high": shown["high"],
-                "median": [f"{v:.6g}" for v in table["median"]],
+                "median": words["median"],
                 "quartiles": [
-                    f"{a:.6g} to {b:.6g}" for a, b in zip(table["low"], table["high"], strict=True)
+                    f"{low} to {high}"
+                    for low, high in zip(
+                        words["lower quartile"], words["upper quartile"], strict=True
+                    )
                 ],
-                "count": table["count"],
-                "line": [label] * len(table),
-                "trials": _trials([x, *groups], [[at, *values] for at in table.index]),
+                "count": words["trials"],
+                "line": words["line"],
+                "trials": behind,
             }
         )
         colour = COLOURS[place % len(COLOURS)]
@@ -115,6 +150,16 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
         plot.line("x", "y", source=source, color=colour, line_width=2, line_dash=dash, **name)
         points = plot.scatter("x", "y", source=source, color=colour, size=8)
         renderers.append(points)
+        if bound in group and group[bound].notna().any():
+            line = quartiles(group, x, bound)["median"].dropna()
+            plot.line(
+                line.index.to_numpy(float),
+                line.clip(lower=least).to_numpy(),
+                color=colour,
+                line_width=1.5,
+                line_dash="dotted",
+            )
+            has_bound = True
     _on_click(plot, renderers)
     tips = [("", "@line"), (x, "@x"), (f"median {value}", "@median")]
     plot.add_tools(
@@ -131,17 +176,11 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
         legend.click_policy = "hide"
         legend.orientation = "vertical" if len(found) > 4 else "horizontal"
         plot.add_layout(legend, "right" if len(found) > 4 else "above")
-    return plot
-
-
-def _half_way(values: NDArray[Any], log: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both ends of the cell around each of some ascending values."""
-    place = np.log(values) if log else np.asarray(values, float)
-    step = np.diff(place)
-    before = np.concatenate([step[:1], step]) if len(step) else np.ones(1)
-    after = np.concatenate([step, step[-1:]]) if len(step) else np.ones(1)
-    low, high = place - before / 2, place + after / 2
-    return (np.exp(low), np.exp(high)) if log else (low, high)
+    notes = ["dotted: the bound stated beforehand"] if has_bound else []
+    if len(found) > _MOST_LINES:
+        notes.append(f"the first {_MOST_LINES} of {len(found)} settings are drawn")
+    words = pd.concat(tables, ignore_index=True)
+    return Plot(plot, words if groups else words.drop(columns="line"), trials, "; ".join(notes))
 
 
 def plane_plot(
@@ -151,11 +190,13 @@ def plane_plot(
     value: str,
     border: pd.DataFrame | None,
     manifest: Mapping[str, Any],
-) -> Any:
+    setting: Mapping[str, Any] | None = None,
+) -> Plot:
     """One number at each pair of values of two columns, with the border if there is one.
 
     Args:
         table: a row for each pair.
+        setting: column -> value that all trials of it share.
     """
     logs = is_log(table[x]), is_log(table[y])
     plot = _plot(
@@ -166,8 +207,10 @@ def plane_plot(
     )
     numbers = table[value].to_numpy(float)
     known = numbers[np.isfinite(numbers)]
-    log = value != "share" and is_log(np.maximum(known, _LEAST))
-    low = max(known.min(), _LEAST) if log and known.size else (known.min() if known.size else 0)
+    log = value != "share" and is_log(known, LEAST_SHOWN)
+    low = (
+        max(known.min(), LEAST_SHOWN) if log and known.size else (known.min() if known.size else 0)
+    )
     high = known.max() if known.size else 1
     if value == "share":
         low, high = 0, 1
@@ -180,16 +223,30 @@ def plane_plot(
         (y, logs[1], ("bottom", "top")),
     ):
         values = np.sort(table[name].unique())
-        for side, edge in zip(sides, _half_way(values, is_log_axis), strict=True):
+        edges = cell_edges(values, is_log_axis)
+        for side, edge in zip(sides, (edges[:-1], edges[1:]), strict=True):
             ends[side] = table[name].map(dict(zip(values, edge, strict=True))).to_numpy(float)
+    setting = setting or {}
+    behind = _trials(
+        [x, y, *setting], [[*pair, *setting.values()] for pair in table[[x, y]].to_numpy().tolist()]
+    )
+    words = pd.DataFrame(
+        {
+            x: [f"{v:.6g}" for v in table[x]],
+            y: [f"{v:.6g}" for v in table[y]],
+            value: [_shown(v) for v in numbers],
+        }
+    )
+    if "separated" in table:
+        words["share with a certificate"] = [_shown(v) for v in table["separated"]]
     source = ColumnDataSource(
         {
             **ends,
             "x": table[x],
             "y": table[y],
-            "value": np.maximum(numbers, _LEAST) if log else numbers,
-            "shown": [f"{v:.6g}" if np.isfinite(v) else "no certificate" for v in numbers],
-            "trials": _trials([x, y], table[[x, y]].to_numpy().tolist()),
+            "value": np.maximum(numbers, LEAST_SHOWN) if log else numbers,
+            "shown": words[value],
+            "trials": behind,
         }
     )
     cells = plot.quad(
@@ -201,6 +258,16 @@ def plane_plot(
         fill_color={"field": "value", "transform": mapper},
         line_color=None,
     )
+    if "separated" in table and (table["separated"] < 0.5).any():
+        none = table[table["separated"] < 0.5]
+        plot.scatter(
+            none[x].to_numpy(float),
+            none[y].to_numpy(float),
+            marker="x",
+            color="#8c8c8c",
+            size=6,
+            legend_label="most trials without a certificate",
+        )
     _on_click(plot, [cells])
     plot.add_tools(HoverTool(renderers=[cells], tooltips=[(x, "@x"), (y, "@y"), (value, "@shown")]))
     bar = ColorBar(
@@ -231,7 +298,8 @@ def plane_plot(
                     if curve == "border"
                     else "its band from seeds",
                 )
-        if plot.legend:
-            plot.legend[0].label_text_color = "#333333"
-            plot.legend[0].background_fill_alpha = 0.8
-    return plot
+    if plot.legend:
+        plot.legend[0].label_text_color = "#333333"
+        plot.legend[0].background_fill_alpha = 0.8
+    note = "grey: no number" if np.isnan(numbers).any() else ""
+    return Plot(plot, words, behind, note)

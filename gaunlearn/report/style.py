@@ -4,13 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COLOURS", "is_log", "settings_of", "symbol_of", "title_of", "told", "value_of"]
+__all__ = [
+    "COLOURS",
+    "LEAST_SHOWN",
+    "cell_edges",
+    "is_log",
+    "symbol_of",
+    "title_of",
+    "told",
+    "value_of",
+]
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Less is rounding, and its decades would flatten what is to be seen.
+LEAST_SHOWN = 1e-10
 # Numbers that differ by more than this factor are shown on a log scale.
 _LOG_RATIO = 30
 _SYMBOLS = {
@@ -30,6 +40,7 @@ _SYMBOLS = {
     "delta_train": "δ of the trained model",
     "share": "share of seeds for which it holds",
     "correlation": "correlation \N{GREEK SMALL LETTER RHO} of samples",
+    "separated": "a certificate",
     "psi": "ψ, deviation of norms from 1",
     "phi": "φ, largest correlation of samples",
 }
@@ -40,35 +51,24 @@ def symbol_of(column: str) -> str:
     return _SYMBOLS.get(column, column.replace("_", " "))
 
 
-def is_log(values: ArrayLike) -> bool:
-    """Whether numbers ask for a log scale: all positive, over more than a factor of 30."""
+def is_log(values: ArrayLike, floor: float = 0.0) -> bool:
+    """Whether numbers ask for a log scale: all positive, over more than a factor of 30.
+
+    Args:
+        floor: numbers from 0 up to this are drawn as this.
+    """
     array = np.asarray(values, float)
     array = array[np.isfinite(array)]
-    return bool(array.size and array.min() > 0 and array.max() > _LOG_RATIO * array.min())
+    if not array.size or array.min() < 0:
+        return False
+    least = max(array.min(), floor)
+    return bool(least > 0 and array.max() > _LOG_RATIO * least)
 
 
 def title_of(manifest: Mapping[str, Any]) -> str:
     """A run's question; its name, if it asks none."""
     question = manifest["question"].split("?")[0]
     return f"{question}?" if "?" in manifest["question"] else manifest["name"]
-
-
-def settings_of(
-    frame: pd.DataFrame, manifest: Mapping[str, Any], *, apart_from: Sequence[str] = ()
-) -> list[str]:
-    """The swept columns that tell a run's settings apart; of those that advance together only the
-    first, and none that ``apart_from`` determines, which the caller shows in another way.
-    """
-    known = [name for name in apart_from if name in frame]
-    found: list[str] = []
-    for name in manifest["swept"]:
-        if name not in frame or name in known:
-            continue
-        values = frame.groupby(known, dropna=False)[name] if known else frame[name]
-        if np.max(values.nunique(dropna=False)) > 1:
-            known.append(name)
-            found.append(name)
-    return found
 
 
 def told(names: Sequence[str], values: Sequence[Any]) -> str:
@@ -81,6 +81,16 @@ def told(names: Sequence[str], values: Sequence[Any]) -> str:
 
 
 def value_of(manifest: Mapping[str, Any]) -> str:
-    """The column that a run is about: the one of its border's level; epsilon otherwise."""
-    first = manifest.get("border", {}).get("predicate", "").split()[:2]
-    return first[0] if len(first) == 2 and first[1] != "beats" else "epsilon"
+    """The column that a run is about: the one of its border; epsilon otherwise."""
+    return manifest.get("border", {}).get("column", "epsilon")
+
+
+def cell_edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:
+    """Borders of cells around ascending values, half-way between them on the axis' scale; the outer
+    ones as near as the nearest of the others.
+    """
+    place = np.log(values) if log else np.asarray(values, float)
+    half = 0.5 * np.diff(place)
+    outer = half.min() if len(half) else 0.5
+    edges = np.concatenate([[place[0] - outer], place[:-1] + half, [place[-1] + outer]])
+    return np.exp(edges) if log else edges

@@ -11,7 +11,7 @@ from gaunlearn.sweep.store import Run
 __all__ = ["summarise"]
 
 # Lines that a reader still reads.
-_MOST_GROUPS = 12
+_MOST_GROUPS = 4
 # What a trial is called successful by: MYV's definition at budgets of (0.1, 0.1, 0.01).
 _SUCCESS_COLUMN = name_of_budget(1, 2)
 
@@ -26,8 +26,9 @@ def summarise(run: Run) -> list[str]:
     frame = run.to_pandas()
     total = run.manifest["trials"]
     lines = [f"{len(frame)} of {total} trials, {frame['seed'].nunique()} seeds"]
+    lines.append(answer_of(frame, run.manifest, run.border(), run.points()))
     if "border" in run.manifest:
-        return [*lines, answer_of(frame, run.manifest, run.border(), None)]
+        return lines
     swept = [name for name in run.manifest["swept"] if name in frame]
     groups = list(frame.groupby(swept, sort=False, dropna=False)) if swept else [((), frame)]
     for values, group in itertools.islice(groups, _MOST_GROUPS):

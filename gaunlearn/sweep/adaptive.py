@@ -22,8 +22,9 @@ __all__ = ["border_of", "first_trials", "rounds"]
 
 Float = NDArray[np.float64]
 
-# Points of a round, at least: a device is to be kept busy.
-_LEAST_ROUND = 16
+# A later round has as many trials as the first, or so many points if that is more: a device is to
+# be kept busy.
+_POINTS_OF_A_ROUND = 16
 
 
 def _costs(sweep: Sweep, border: Border) -> Float:
@@ -68,7 +69,7 @@ def rounds(sweep: Sweep, border: Border, rows: Callable[[], pd.DataFrame]) -> It
     new = coarse_points(available, border.coarse)
     chosen = np.zeros_like(new)
     # Later rounds are no larger than the first: they run in the programs compiled for it.
-    most = max(float(costs[new].sum()), _LEAST_ROUND * float(costs.max()))
+    most = max(float(costs[new].sum()), _POINTS_OF_A_ROUND * float(costs.max()))
     while new.any():
         yield sweep.at(new)
         chosen |= new
@@ -106,7 +107,8 @@ def border_of(
     seeds changes sides, and "low" and "high" where the lower and the upper end of an interval for
     that median do; ``piece`` numbers the connected lines of a curve, ``place`` the corners along
     one; the other two columns are the axes. Of the points: ``seeds``, the ``share`` of them that
-    is inside, and the ``margin`` (``predicate.margins_of``) with its interval, ``low`` to ``high``.
+    is inside, the ``margin`` (``predicate.margins_of``) with its interval, ``low`` to ``high``, and
+    the share of trials that have a certificate (``separated``).
     """
     margins = margins_of(border, frame)
     spread = spread_of(margins)
@@ -119,15 +121,18 @@ def border_of(
     i, j = np.nonzero(~np.isnan(spread.median))
     here = margins[i, j]
     seeds = (~np.isnan(here)).sum(1)
+    axes = [np.asarray(v)[at] for v, at in zip(border.values, (i, j), strict=True)]
+    keys = [frame[name].astype(float) for name in border.columns]
+    separated = frame["separated"].groupby(keys).mean()
     points = pd.DataFrame(
         {
-            border.columns[0]: np.asarray(border.values[0])[i],
-            border.columns[1]: np.asarray(border.values[1])[j],
+            **dict(zip(border.columns, axes, strict=True)),
             "seeds": seeds,
             "share": (here >= 0).sum(1) / seeds,
             "margin": spread.median[i, j],
             "low": spread.low[i, j],
             "high": spread.high[i, j],
+            "separated": separated.reindex(pd.MultiIndex.from_arrays(axes)).to_numpy(),
         }
     )
     facts = {

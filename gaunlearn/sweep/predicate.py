@@ -25,10 +25,49 @@ _COARSE = 5
 # its level for being 1e-15, and would draw an interpolated border to the other side.
 _LARGEST = math.log(10.0)
 _TIE = 1e-9
-_LEVEL = re.compile(r"(\w+)\s*(<=|>=|<|>)\s*([-+.\deE]+)")
+_LEVEL = re.compile(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)")
 _BEATS = re.compile(r"(\w+) beats (\w+)(?: in (\w+))?")
 _OF_ANY_SIGN = {column.name for column in RESULTS if column.range.startswith("real")}
 _SMALLER_IS_BETTER = ("epsilon", "delta", "tau", "disagreement")
+
+
+class _Level(NamedTuple):
+    """A predicate "column sign bound", the bound being a number or another column."""
+
+    column: str
+    sign: str
+    bound: float | str
+
+
+class _Beats(NamedTuple):
+    """A predicate "method beats other in column"."""
+
+    method: str
+    other: str
+    column: str
+
+
+# What a column that stands alone is compared with. Two retrainings differ by so much: only against
+# that does a distance to the retrained model mean something (DESIGN 4).
+_ALONE = {"tau_retrain": _Level("tau_retrain", "<=", "tau_retrain_floor")}
+
+
+def _read(predicate: str) -> _Level | _Beats | None:
+    """What a predicate says; None if it is none."""
+    text = predicate.strip()
+    yes_or_no = {column.name for column in RESULTS if column.type == "bool"}
+    if text in yes_or_no:
+        return _Level(text, ">=", 0.5)
+    if text in _ALONE:
+        return _ALONE[text]
+    if beats := _BEATS.fullmatch(text):
+        return _Beats(beats[1], beats[2], beats[3] or "epsilon")
+    if level := _LEVEL.fullmatch(text):
+        try:
+            return _Level(level[1], level[2], float(level[3]))
+        except ValueError:
+            return _Level(*level.groups())
+    return None
 
 
 class Border(NamedTuple):
@@ -51,6 +90,13 @@ class Border(NamedTuple):
     coarse: int
 
     @property
+    def column(self) -> str:
+        """The column that the predicate is about."""
+        read = _read(self.predicate)
+        assert read is not None
+        return read.column
+
+    @property
     def columns(self) -> tuple[str, str]:
         """The axes' columns."""
         return column_name(*self.names[0]), column_name(*self.names[1])
@@ -70,31 +116,32 @@ class Border(NamedTuple):
 def _check_predicate(grid: Grid, predicate: Any) -> str:
     key = f"border.predicate = {predicate!r}"
     allowed = (
-        'must be a level, such as "epsilon <= 0.1", or a comparison of two methods, such as'
+        'must be a level, such as "epsilon <= 0.1", "tau_retrain <= tau_retrain_floor" (or'
+        ' "tau_retrain" alone) or "separated", or a comparison of two methods, such as'
         ' "ascent beats identity" or "ascent beats identity in tau_retrain"'
     )
     numbers = {c.name for c in RESULTS if c.type not in ("string", "bool")}
     if not isinstance(predicate, str):
         grid.fail(key, allowed)
-    level, beats = _LEVEL.fullmatch(predicate.strip()), _BEATS.fullmatch(predicate.strip())
-    if level:
-        if level[1] not in numbers:
-            grid.fail(key, f"there is no column {level[1]!r}; {did_you_mean(level[1], numbers)}")
-        try:
-            value = float(level[3])
-        except ValueError:
-            grid.fail(key, allowed)
-        if not math.isfinite(value):
+    read = _read(predicate)
+    if isinstance(read, _Level) and read.sign == ">=" and read.column == predicate.strip():
+        return predicate.strip()
+    if isinstance(read, _Level):
+        for name in (read.column, read.bound):
+            if isinstance(name, str) and name not in numbers:
+                grid.fail(key, f"there is no column {name!r}; {did_you_mean(name, numbers)}")
+        if not isinstance(read.bound, str) and not math.isfinite(read.bound):
             grid.fail(key, allowed)
         return predicate.strip()
-    if not beats:
+    if read is None and predicate.strip() in numbers:
+        grid.fail(key, f'needs a level, such as "{predicate.strip()} <= 0.1"')
+    if read is None:
         grid.fail(key, allowed)
-    column = beats[3] or "epsilon"
     better = {name for name in numbers if name.startswith(_SMALLER_IS_BETTER)}
-    if column not in better:
-        hint = did_you_mean(column, better)
-        grid.fail(key, f"{hint}{column!r} is no column of which less is better")
-    for method in beats[1], beats[2]:
+    if read.column not in better:
+        hint = did_you_mean(read.column, better)
+        grid.fail(key, f"{hint}{read.column!r} is no column of which less is better")
+    for method in read.method, read.other:
         if method not in grid.kinds["unlearn"]:
             grid.fail(key, f"unlearn.method has no {method!r}")
     return predicate.strip()
@@ -104,10 +151,14 @@ def _axis_number(grid: Grid, name: Any) -> int:
     for number, axis in enumerate(grid.axes):
         for each in axis.names:
             if name in (".".join(each), each[1]):
+                if each in INNER:
+                    grid.fail(
+                        "border.axes", f"{name} repeats or continues a trial: it is no axis here"
+                    )
                 if len(axis.names) > 1:
                     grid.fail("border.axes", f"{name} advances together with others")
                 return number
-    swept = [".".join(each) for axis in grid.axes for each in axis.names]
+    swept = [".".join(each) for axis in grid.axes for each in axis.names if each not in INNER]
     grid.fail("border.axes", f"{name!r} is no axis; there are {', '.join(swept) or 'none'}")
 
 
@@ -152,7 +203,7 @@ def read_border(grid: Grid, content: Mapping[str, Any]) -> Border | None:
 
 def _check_rest(grid: Grid, axes: set[int], predicate: str) -> None:
     """Nothing else may vary: the trials of a point are to be repetitions of one experiment."""
-    beats = _BEATS.fullmatch(predicate)
+    beats = isinstance(_read(predicate), _Beats)
     for number, axis in enumerate(grid.axes):
         names = [name for name in axis.names if name not in INNER]
         if number in axes or not names:
@@ -181,32 +232,34 @@ def margins_of(border: Border, frame: pd.DataFrame) -> NDArray[np.float64]:
     """How far inside the region each point is for each seed, (I, J, S); NaN where there is no
     trial.
 
-    Of a level on a positive column the log of the ratio to it, within a factor of 10; of one method
+    Of a level on a positive column the log of the ratio to it, within a factor of 10 (of others the
+    difference); of one method
     that is to beat another the log of the ratio of their columns on the same training and forgotten
     samples. A trial without a number is outside. Of a seed's trials the median.
     """
-    level = _LEVEL.fullmatch(border.predicate)
+    read = _read(border.predicate)
     first, second = border.columns
-    if level:
-        values, bound = frame[level[1]].to_numpy(float), float(level[3])
-        if bound > 0 and level[1] not in _OF_ANY_SIGN:
-            small = level[2] in ("<=", "<")
-            limit = np.full_like(values, bound)
-            margin = _ratio(values, limit) if small else _ratio(limit, values)
-            margin = np.where(np.isnan(values), -_LARGEST, margin)
+    if isinstance(read, _Level):
+        values = frame[read.column].to_numpy(float)
+        bound = np.full(len(frame), read.bound)
+        if isinstance(read.bound, str):
+            bound = frame[read.bound].to_numpy(float)
+        small = read.sign in ("<=", "<")
+        signed = {read.column, read.bound} & _OF_ANY_SIGN
+        if not signed and (isinstance(read.bound, str) or read.bound > 0):
+            margin = _ratio(values, bound) if small else _ratio(bound, values)
         else:
-            sign = 1.0 if level[2] in ("<=", "<") else -1.0
-            margin = np.nan_to_num(sign * (bound - values), nan=-_LARGEST)
+            margin = (1.0 if small else -1.0) * (bound - values)
+        margin = np.where(np.isnan(values) | np.isnan(bound), -_LARGEST, margin)
         # What is at the level itself is on the side that the sign says, not on the border.
-        margin = np.where(margin == 0, _TIE if "=" in level[2] else -_TIE, margin)
+        margin = np.where(margin == 0, _TIE if "=" in read.sign else -_TIE, margin)
         table = frame[[first, second, "seed"]].assign(margin=margin)
     else:
-        beats = _BEATS.fullmatch(border.predicate)
-        assert beats is not None
-        column = beats[3] or "epsilon"
+        assert isinstance(read, _Beats)
         same = [first, second, "seed", "training_id", "retrain_init", "forgotten"]
         sides = [
-            frame[frame["method"] == method].set_index(same)[column] for method in beats.group(1, 2)
+            frame[frame["method"] == method].set_index(same)[read.column]
+            for method in (read.method, read.other)
         ]
         both = pd.concat(sides, axis=1, keys=["a", "b"]).reset_index()
         margin = _ratio(both["a"].to_numpy(float), both["b"].to_numpy(float))

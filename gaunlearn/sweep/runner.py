@@ -393,7 +393,12 @@ class _Runner:
     def write_border(self, border: Border) -> None:
         """Where the border is, and what it rests on."""
         table, points, facts = border_of(border, Run(self.out, {}).to_pandas())
-        about = {"predicate": border.predicate, "axes": list(border.columns), **facts}
+        about = {
+            "predicate": border.predicate,
+            "column": border.column,
+            "axes": list(border.columns),
+            **facts,
+        }
         self.manifest["border"] = about
         write_border(self.out, table, points, about)
 

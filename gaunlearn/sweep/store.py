@@ -227,7 +227,8 @@ class Run:
     def points(self) -> pd.DataFrame | None:
         """The points of the two axes that a sweep with a border has looked at: how many ``seeds``,
         the ``share`` of them for which the predicate holds, and the median ``margin`` with an
-        interval for it, ``low`` to ``high``; None and errors as of ``border``.
+        interval for it, ``low`` to ``high``, and the share of trials with a certificate,
+        ``separated``; None and errors as of ``border``.
         """
         return self._of_border(BORDER_FILES[1])
 

@@ -5,8 +5,9 @@
   const head = document.querySelector("#table thead");
   const body = document.querySelector("#table tbody");
   const count = document.getElementById("count");
+  const more = document.getElementById("more");
   const SHOWN = 200;
-  let rows = data.rows, sorted = null, descending = false, wanted = {};
+  let shown = SHOWN, rows = data.rows, sorted = null, descending = false, wanted = {};
 
   const text = (value) => value === null ? "" : String(value);
   const element = (name, content, attributes = {}) => {
@@ -49,7 +50,7 @@
       rows.sort((a, b) => a[at] === null || b[at] === null
         ? compare(a[at], b[at]) : sign * compare(a[at], b[at]));
     }
-    body.replaceChildren(...rows.slice(0, SHOWN).map((row) => {
+    body.replaceChildren(...rows.slice(0, shown).map((row) => {
       const line = element("tr");
       for (const name of data.shown) {
         const cell = element("td");
@@ -62,9 +63,17 @@
       }
       return line;
     }));
-    const more = rows.length > SHOWN ? `; the first ${SHOWN} are shown` : "";
-    count.textContent = `${rows.length} of ${data.rows.length} trials${more}`;
+    more.hidden = rows.length <= shown;
+    const cut = more.hidden ? "" : `; the first ${shown} are shown`;
+    const held = data.rows.length < data.of
+      ? `; this page holds ${data.rows.length} of the run's ${data.of}, evenly chosen` : "";
+    count.textContent = `${rows.length} of ${data.rows.length} trials${cut}${held}`;
   };
+  more.addEventListener("click", () => { shown += SHOWN; show(); });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-trials]");
+    if (button) window.showTrials(JSON.parse(button.dataset.trials));
+  });
 
   const detail = (row) => {
     const where = document.getElementById("trial");
@@ -120,9 +129,11 @@
     wanted = {};
     for (const [name, value] of Object.entries(conditions))
       if (name in place) wanted[name] = `= ${value}`;
+    shown = SHOWN;
     fill();
     show();
     document.getElementById("data").scrollIntoView();
+    document.getElementById("clear").focus({ preventScroll: true });
   };
   show();
 })();
