@@ -8,11 +8,13 @@ null (NaN where pandas knows no other): a comparison with it is never true, and 
 from typing import Literal, NamedTuple
 
 __all__ = [
+    "BORDER",
     "BUDGETS",
     "COLUMNS",
     "GUARANTEED_EPSILON",
     "IDENTITY",
     "PARAMETERS",
+    "POINTS",
     "RESULTS",
     "SCHEMA_VERSION",
     "Column",
@@ -486,14 +488,49 @@ RESULTS: tuple[Column, ...] = (
 
 COLUMNS = (*IDENTITY, *PARAMETERS, *RESULTS)
 
+# Of border.parquet and points.parquet, which a sweep with [border] has; their axes' columns are
+# called and measured like the parameters that they are.
+BORDER = (
+    Column(
+        "curve",
+        "string",
+        "what the corner is of: border, where the median over seeds changes sides; low and high, "
+        "where the ends of an interval for that median do",
+        "one of three words",
+    ),
+    Column("piece", "int64", "which connected line of its curve", "0 or more"),
+    Column("place", "int64", "which corner of its line, in order", "0 or more"),
+)
+POINTS = (
+    Column("seeds", "int64", "seeds with a trial at this point", "1 or more"),
+    Column("share", "float64", "share of seeds for which the predicate holds", "0 to 1"),
+    Column(
+        "margin",
+        "float64",
+        "median over seeds of how far inside the region the point is: log of the ratio to the "
+        "level, within a factor of 10; of columns or levels that may be negative, the difference",
+        "real; 0 or more is inside",
+    ),
+    Column("low", "float64", "lower end of an interval for that median", "real"),
+    Column("high", "float64", "upper end", "real"),
+    Column("separated", "float64", "share of the point's trials that have a certificate", "0 to 1"),
+)
+
 
 def as_markdown() -> str:
     """The columns as tables: the text of docs/columns.md."""
-    lines = ["# Columns", "", f"Schema version {SCHEMA_VERSION}. Every file has all columns."]
+    lines = [
+        "# Columns",
+        "",
+        f"Schema version {SCHEMA_VERSION}. Every file in `trials/` has all columns of the first "
+        "three tables.",
+    ]
     for title, columns in (
         ("Identity", IDENTITY),
         ("Parameters", PARAMETERS),
         ("Results", RESULTS),
+        ("border.parquet, with both axes", BORDER),
+        ("points.parquet, with both axes", POINTS),
     ):
         lines += ["", f"## {title}", "", "| column | type | meaning | range | no value |"]
         lines.append("|---|---|---|---|---|")

@@ -15,6 +15,7 @@ from scipy.stats import binom
 import gaunlearn
 from gaunlearn.border import coarse_points, curves, points_to_add, spread_of
 from gaunlearn.cli import main
+from gaunlearn.schema import BORDER, POINTS
 from gaunlearn.sweep.adaptive import border_of
 from gaunlearn.sweep.predicate import margins_of
 from gaunlearn.sweep.sections import SpecError
@@ -360,6 +361,11 @@ def test_points_say_where_trials_have_no_certificate(found):
     got = points.set_index(["d", "correlation"])["separated"]
     assert (got == want[got.index]).all()
     assert found.manifest["border"]["column"] == "delta"
+    for name, columns in (("border", BORDER), ("points", POINTS)):
+        fields = pq.read_schema(found.path / f"{name}.parquet")
+        told = {field.name: field.metadata[b"meaning"].decode() for field in fields}
+        assert told.keys() == {"d", "correlation", *(column.name for column in columns)}
+        assert all(told[column.name] == column.meaning for column in columns)
 
 
 def test_a_budget_that_does_not_reach_the_first_points_is_refused(tmp_path):
