@@ -20,11 +20,18 @@ _ASYMPTOTIC_MARGIN = 40.0
 
 
 class Loss(NamedTuple):
-    """log l(q), log(-l'(q)) and the ratio -l''(q) / l'(q) as functions of the margin q."""
+    """log l(q), log(-l'(q)) and the ratio -l''(q) / l'(q) as functions of the margin q.
 
+    A loss is known by its name: programs are kept under it.
+    """
+
+    name: str
     log_value: Callable[[Array], Array]
     log_slope: Callable[[Array], Array]
     bending: Callable[[Array], Array]
+
+    def __repr__(self) -> str:
+        return f"Loss({self.name!r})"
 
 
 def _logistic_log_value(margin: Array) -> Array:
@@ -33,8 +40,10 @@ def _logistic_log_value(margin: Array) -> Array:
 
 
 LOSSES = {
-    "logistic": Loss(_logistic_log_value, lambda q: -jax.nn.softplus(q), jax.nn.sigmoid),
-    "exponential": Loss(lambda q: -q, lambda q: -q, jnp.ones_like),
+    "logistic": Loss(
+        "logistic", _logistic_log_value, lambda q: -jax.nn.softplus(q), jax.nn.sigmoid
+    ),
+    "exponential": Loss("exponential", lambda q: -q, lambda q: -q, jnp.ones_like),
 }
 
 

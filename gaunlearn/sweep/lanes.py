@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
+
+from gaunlearn.sweep.traced import traced
 
 __all__ = [
     "forget_capacities",
@@ -153,23 +155,37 @@ def forget_capacities() -> None:
 
 @cache
 def _compiled(
-    stage: Stage, static: Any, batch: int, devices: tuple[Any, ...]
+    stage: Stage,
+    static: Any,
+    batch: int,
+    devices: tuple[Any, ...],
+    tree: Any,
+    shapes: tuple[Any, ...],
 ) -> Callable[..., Any]:
-    """jit(shard_map) of the stage, lanes and their counts sharded over devices."""
-    lane = PartitionSpec("trial")
+    """jit(shard_map) of the stage on the leaves of its arguments, lanes and their counts sharded
+    over devices.
 
-    def on_device(lanes, count, common):
+    Args:
+        tree: of (lanes, counts, common).
+        shapes: and types of its leaves.
+    """
+    mesh = Mesh(np.asarray(devices), ("trial",))
+    lane, common = PartitionSpec("trial"), PartitionSpec()
+    lanes, _, shared = jax.tree.unflatten(tree, range(len(shapes)))
+    specs = jax.tree.leaves(
+        (jax.tree.map(lambda _: lane, lanes), lane, jax.tree.map(lambda _: common, shared))
+    )
+
+    def on_device(*leaves):
+        lanes, count, common = jax.tree.unflatten(tree, leaves)
         return stage(static, batch, lanes, count[0], common)
 
-    return jax.jit(
-        jax.shard_map(
-            on_device,
-            mesh=Mesh(np.asarray(devices), ("trial",)),
-            in_specs=(lane, lane, PartitionSpec()),
-            out_specs=lane,
-            check_vma=False,
-        )
+    program = jax.jit(
+        jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False)
     )
+    name = f"{stage.__module__}.{stage.__qualname__} {static!r} {batch} {tree!r}"
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    return traced(program, name, arguments, [NamedSharding(mesh, spec) for spec in specs])
 
 
 def run_lanes(
@@ -200,5 +216,6 @@ def run_lanes(
     source = np.full(len(devices) * capacity, count - 1)
     source[places] = np.arange(count)
     counts = np.bincount(device, minlength=len(devices))
-    program = _compiled(stage, static, batch, devices)
-    return program(take(lanes, source), counts, common), places
+    leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
+    shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+    return _compiled(stage, static, batch, devices, tree, shapes)(*leaves), places

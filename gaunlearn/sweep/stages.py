@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from gaunlearn.certificate import Certificate
+from gaunlearn.limit import Limit
 from gaunlearn.sweep.lanes import map_lanes, run_in_rounds, take
+from gaunlearn.sweep.traced import register
 from gaunlearn.trial import (
     Settings,
     Setup,
+    TrainedModel,
     certify_stage,
     compare_stage,
     descent_of,
@@ -20,6 +24,7 @@ from gaunlearn.trial import (
     judge_stage,
     unlearn_stage,
 )
+from gaunlearn.unlearning import Unlearned
 
 __all__ = [
     "CertifyLane",
@@ -32,6 +37,10 @@ __all__ = [
     "train",
     "unlearn",
 ]
+
+
+# What stages return.
+register(Certificate, Limit, TrainedModel, Unlearned)
 
 
 def _problem_and_kept(problems: Any, orders: Array, lane: Any) -> tuple[Any, Array]:

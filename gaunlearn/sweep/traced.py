@@ -1,0 +1,102 @@
+"""Traced programs, kept between processes.
+
+JAX's cache of compiled programs saves the compiler's time only: tracing a stage and lowering it
+take as long again, in every process anew. Here the lowered program is kept beside the compiled one
+(``jax.export``), under a digest of all that it depends on: this package's source, the versions of
+JAX, the stage with what is static in it, shapes and types of its arguments, and the devices.
+
+All programs are called in the form in which they are kept, whether they were found or made just
+now, so that both give the same numbers. What cannot be read, or kept, is traced: nothing relies on
+this, and without a cache of compiled programs there is none of it.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jaxlib
+import numpy as np
+
+from gaunlearn.sweep.identity import digest
+
+__all__ = ["register", "traced"]
+
+_registered: set[type] = set()
+
+
+def register(*kinds: type) -> None:
+    """Make named tuples known that a program returns, so that its form can be kept."""
+    for kind in kinds:
+        if kind not in _registered:
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            jax.export.register_namedtuple_serialization(kind, serialized_name=name)
+            _registered.add(kind)
+
+
+@cache
+def _sources() -> str:
+    """A digest of this package's code."""
+    files = sorted(Path(__file__).resolve().parent.parent.rglob("*.py"))
+    return digest([file.read_text(encoding="utf-8") for file in files])
+
+
+def _file(name: str, arguments: Sequence[Any]) -> Path | None:
+    """Where a program is kept; None if nothing is."""
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    if not directory:
+        return None
+    shapes = [[list(np.shape(leaf)), np.dtype(leaf.dtype).name] for leaf in arguments]
+    settings = [
+        str(jax.config.values[key])
+        for key in ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion")
+    ]
+    devices = [(device.platform, device.device_kind) for device in jax.local_devices()]
+    versions = [jax.__version__, jaxlib.__version__, _sources()]
+    key = digest([name, shapes, settings, [list(device) for device in devices], versions])
+    return Path(directory) / f"traced-{key}"
+
+
+def _read(file: Path) -> jax.export.Exported | None:
+    """The program in a file, if it is whole."""
+    with suppress(Exception):  # whatever is wrong with it, it can be made again
+        content = file.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return jax.export.deserialize(bytearray(content[32:]))
+    return None
+
+
+def _keep(file: Path, exported: jax.export.Exported) -> None:
+    with suppress(Exception):  # a full disk, a type that has no serial form
+        content = bytes(exported.serialize())
+        part = file.with_name(f"{file.name}.{digest([str(id(exported)), jax.process_index()])[:8]}")
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+        part.replace(file)
+
+
+def traced(
+    program: Any, name: str, arguments: Sequence[Any], shardings: Sequence[Any]
+) -> Callable[..., Any]:
+    """A compiled program, from its kept form if there is one.
+
+    Args:
+        program: jitted; takes the arguments one by one.
+        name: tells it from all others of this package.
+        arguments: arrays.
+        shardings: of each argument.
+    """
+    file = _file(name, arguments)
+    if file is None:
+        return program
+    exported = _read(file)
+    if exported is None:
+        try:
+            exported = jax.export.export(program)(*arguments)
+        except (ValueError, NotImplementedError):  # holds what has no stable form
+            return program
+        _keep(file, exported)
+    return jax.jit(exported.call, in_shardings=tuple(shardings))
