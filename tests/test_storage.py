@@ -419,5 +419,5 @@ def test_the_summary_is_short_and_says_what_is_missing(undisturbed, tmp_path, ca
     edited(undisturbed, tmp_path / "b", "d", lambda table: range(50, 50 + len(table)), ["d"])
     assert main(["report", str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
-    assert "and 24 more settings of d: see the data" in out
+    assert "and 32 more settings of d: see the data" in out
     assert out.count("\n") < 90

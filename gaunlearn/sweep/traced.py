@@ -99,4 +99,6 @@ def traced(
         except (ValueError, NotImplementedError):  # holds what has no stable form
             return program
         _keep(file, exported)
-    return jax.jit(exported.call, in_shardings=tuple(shardings))
+    call, places = jax.jit(exported.call, in_shardings=tuple(shardings)), tuple(shardings)
+    # Results of other programs may lie elsewhere; a plain program would move them by itself.
+    return lambda *leaves: call(*jax.device_put(leaves, places))
