@@ -305,7 +305,7 @@ def _verify(args: argparse.Namespace) -> int:
     from gaunlearn.sweep.place import StorageError
     from gaunlearn.sweep.runner import commit_of_code
     from gaunlearn.sweep.store import load
-    from gaunlearn.sweep.verify import verify_run
+    from gaunlearn.sweep.verify import MOST_PAIRS, verify_run
 
     keep_compiled()
     run = load(args.run_dir, missing_parts=True)
@@ -319,6 +319,11 @@ def _verify(args: argparse.Namespace) -> int:
     )
     batch, alone, reference = verdict.trials
     print(f"{batch} trials in batches, {alone} of them alone, {reference} by NumPy and SciPy")
+    if reference < batch:
+        print(
+            "the reference in NumPy and SciPy takes no deep networks, and none of more than "
+            f"{MOST_PAIRS} (neuron, sample) pairs"
+        )
     if verdict.ambiguous:
         print(
             f"{verdict.ambiguous} of them have multipliers that are not unique (samples depend on "

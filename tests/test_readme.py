@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gaunlearn
+from gaunlearn.report.summary import summarise
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
@@ -93,10 +94,23 @@ def test_the_gallery_shows_whole_verified_runs_of_shipped_sweeps(spec):
     assert "directory" not in run.manifest["provenance"]
 
 
-def test_the_readme_opens_with_a_figure_of_the_gallery():
-    shown = re.findall(r'<img src="([^"]+)"', README.split("## Two commands")[0])
-    assert shown
+def test_the_readme_opens_with_figures_of_the_gallery_and_tells_of_them_what_is_so():
+    opening = README.split("## Two commands")[0]
+    shown = re.findall(r'<img src="([^"]+)"', opening)
+    assert len(shown) == 2
     assert all((ROOT / path).is_file() for path in shown)
+    border = gaunlearn.load(GALLERY / "phase_alpha_d").manifest["border"]
+    assert f"{border['points']} of\n{border['points_of_full_grid']} points" in opening
+
+
+def test_what_make_run_ends_with_is_what_the_gallery_s_trials_say():
+    """But for lines that are left out, files and what a machine adds."""
+    block = re.search(r"ends like this:\n\n((?:    .*\n)+)", README)[1]
+    shown = [line[4:] for line in block.splitlines()]
+    known = summarise(gaunlearn.load(GALLERY / "step_size"))
+    ours = [line for line in shown if not re.match(r" *(\.\.\.|data: |figure: )", line)]
+    assert len(ours) >= 10
+    assert [line for line in known if line in ours] == ours
 
 
 def test_extras_and_jax_exclusions_are_declared():

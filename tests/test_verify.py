@@ -283,3 +283,17 @@ def test_the_reference_knows_when_multipliers_are_unique(x, kinks, unique):
         for pair in kinks:
             kink[pair] = True
     assert _independent(np.array([1.0, -1.0, 1.0]), x, slope, kink) == unique
+
+
+def test_networks_too_large_for_the_reference_are_recomputed_only(undisturbed, monkeypatch, capsys):
+    """As many pairs as the limit are within it, one more is not."""
+    pairs = undisturbed.to_pandas()[["n", "m"]].prod(axis=1).iloc[0]
+    one = undisturbed.to_pandas()["trial_id"].iloc[0]
+    monkeypatch.setattr("gaunlearn.sweep.verify.MOST_PAIRS", pairs)
+    assert main(["verify", str(undisturbed.path), "--trial", one]) == 0
+    assert "1 by NumPy and SciPy\n" in capsys.readouterr().out
+    monkeypatch.setattr("gaunlearn.sweep.verify.MOST_PAIRS", pairs - 1)
+    assert main(["verify", str(undisturbed.path), "--trial", one]) == 0
+    out = capsys.readouterr().out
+    assert "0 by NumPy and SciPy" in out
+    assert f"none of more than {pairs - 1:.0f} (neuron, sample) pairs" in out

@@ -40,7 +40,7 @@ from gaunlearn.sweep.sections import DeepReluModel
 from gaunlearn.sweep.store import Claim, Run, RunError, damage, names_and_claims, read_claims
 from gaunlearn.trial import ORIGINAL
 
-__all__ = ["Difference", "Verdict", "verify_run"]
+__all__ = ["MOST_PAIRS", "Difference", "Verdict", "verify_run"]
 
 # Relative agreement that is promised (README, *Reproducibility*), and the smallest difference that
 # counts: columns of rounding, such as tau at 1e-33, have no digits to agree in.
@@ -49,6 +49,8 @@ _FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-6
 # The reference solves to about 1e-9; delta is a product of two of its numbers.
 _REFERENCE, _REFERENCE_FLOAT32 = 1e-6, 1e-2
 _REFERENCE_FLOOR_FLOAT32 = 1e-5
+# (neuron, sample) pairs of a network beyond which the reference takes minutes a trial.
+MOST_PAIRS = 10_000
 _ALONE = 4
 # Where multipliers are not unique, rounding decides between them, and between what follows.
 _NOT_UNIQUE = 1e-3
@@ -318,7 +320,7 @@ def _by_reference(
     block: Block, results: Results, rows: Mapping[str, Mapping[str, Any]], directory: Path
 ) -> dict[str, _Reference]:
     """epsilon, delta and tau of the trained, retrained and unlearned networks of a block; the
-    reference knows models of one trained layer.
+    reference knows models of one trained layer, and takes no more than ``MOST_PAIRS``.
     """
     networks = {
         (network.family, network.forget, network.start): network for network in results.networks
@@ -337,13 +339,15 @@ def _by_reference(
         family = block.families[number]
         branch = family.branches[place]
         name = trial_id(contents[number][place], family.seed, index, fraction)
-        if name in rows and not isinstance(family.model, DeepReluModel):
+        trained = networks[number, None, ORIGINAL]
+        too_large = len(trained.W) * len(trained.y) > MOST_PAIRS
+        if name in rows and not (isinstance(family.model, DeepReluModel) or too_large):
             first = STARTS[branch.retrain.init][0]
             # SciPy's solver may give up; such a trial has no reference.
             with suppress(RuntimeError):
                 found[name] = _reference_of(
                     rows[name],
-                    networks[number, None, ORIGINAL],
+                    trained,
                     networks[number, (branch.forget, index), first],
                     unlearned,
                     forgotten,
