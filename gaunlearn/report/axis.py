@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from gaunlearn.report.medians import is_share, quartiles
 from gaunlearn.report.parts import Line, grouped, lines_along
-from gaunlearn.report.style import COLOURS, LEAST_SHOWN, is_log, symbol_of, title_of, told
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, footnote, is_log, symbol_of, title_of, told
 
 __all__ = ["crossing", "draw_axis", "draw_column"]
 
@@ -120,13 +120,13 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
     note = (
         f"{len(frame)} trials; medians and quartiles over seeds and points, lines end where half "
-        "have no number;\n▲ from here on the median is above that of doing nothing"
+        "have no number; ▲ from here on the median is above that of doing nothing"
     )
     if len(every) > len(lines):
         note += f"; {len(every) - len(lines)} more settings are not drawn"
     if (frame["epsilon"] < LEAST_SHOWN).any():
         note += f"; below {LEAST_SHOWN:g} is drawn at {LEAST_SHOWN:g}"
-    figure.text(0.02, 0.006, note, fontsize=7.5, color="#666666")
+    footnote(figure, note)
     top = 0.945 - 0.018 * (rows + len(wrapped) - 1)
     figure.subplots_adjust(left=0.13, right=0.96, bottom=0.085, top=top, hspace=0.12)
     return figure
@@ -193,6 +193,6 @@ def draw_column(
         note += "; dotted: the bound stated beforehand"
     if len(groups) > len(shown):
         note += f"; {len(groups) - len(shown)} more values of {facet} are not drawn"
-    figure.text(0.02, 0.015, note, fontsize=7.5, color="#666666")
+    footnote(figure, note)
     figure.subplots_adjust(left=0.12, right=0.97, bottom=0.14, top=0.82)
     return figure

@@ -18,7 +18,7 @@ from gaunlearn.report.medians import is_share, median_of, quartiles
 from gaunlearn.report.methods import draw_methods
 from gaunlearn.report.parts import as_meant, fits_of, grouped, settings_of
 from gaunlearn.report.plane import draw_plane
-from gaunlearn.report.style import COLOURS, title_of, told, value_of
+from gaunlearn.report.style import COLOURS, footnote, title_of, told, value_of
 from gaunlearn.sweep.store import Run, RunError
 
 __all__ = ["View", "draw"]
@@ -148,11 +148,14 @@ def draw(run: Run, view: View | None = None) -> list[str]:
     return files
 
 
-def _line(ax: Axes, frame: pd.DataFrame, column: str, colour: str, style: Any) -> None:
-    """Median over seeds and forgotten points, with a band from the lower to the upper quartile."""
+def _line(ax: Axes, frame: pd.DataFrame, column: str, colour: str, style: Any) -> bool:
+    """Median over seeds and forgotten points, with a band from the lower to the upper quartile;
+    whether there is one, and not a point alone.
+    """
     q = quartiles(frame, "step_fraction", column)
     ax.fill_between(q.index, q["low"], q["high"], color=colour, alpha=0.18, linewidth=0)
     ax.plot(q.index, q["median"], color=colour, linestyle=style, linewidth=1.7)
+    return bool(q["median"].notna().sum() > 1)
 
 
 def _reference(ax: Axes, value: float, colour: str) -> None:
@@ -195,9 +198,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
             has_tau = True
             _line(panels[2], group, "tau", colour, _DOTTED)
         for ax, column in zip(panels[:2], ("bound_epsilon", "bound_delta"), strict=True):
-            if group[column].notna().any():
-                has_bound = True
-                _line(ax, group, column, mark, _DOTTED)
+            has_bound |= _line(ax, group, column, mark, _DOTTED)
         for ax, column in zip(
             panels, ("epsilon_retrain", "delta_retrain", "tau_retrain_floor"), strict=True
         ):
@@ -254,8 +255,8 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     without = int((~frame["separated"]).sum())
     if without:
         trials += f"; {without} without a certificate"
-    figure.text(0.02, 0.008, trials, fontsize=7.5, color="#666666")
+    footnote(figure, trials)
     rows = -(-len(entries) // 3)
     top = 0.93 - 0.02 * (len(wrapped) + rows - 1)
-    figure.subplots_adjust(left=0.125, right=0.96, bottom=0.085, top=top, hspace=0.2)
+    figure.subplots_adjust(left=0.125, right=0.96, bottom=0.098, top=top, hspace=0.2)
     return figure

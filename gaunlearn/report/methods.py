@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.parts import DIALS, as_meant, grouped, settings_of
-from gaunlearn.report.style import COLOURS, LEAST_SHOWN, title_of, told
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, footnote, title_of, told
 
 __all__ = ["draw_methods"]
 
@@ -104,6 +104,6 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
     without = int((~frame["separated"]).sum())
     if without:
         note += f"; {without} without a certificate"
-    figure.text(0.02, 0.01, note, fontsize=7.5, color="#666666")
+    footnote(figure, note)
     figure.subplots_adjust(left=left, right=right, bottom=0.08, top=0.9, hspace=0.12, wspace=0.1)
     return figure

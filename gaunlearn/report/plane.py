@@ -17,7 +17,15 @@ from scipy.interpolate import NearestNDInterpolator
 
 from gaunlearn.report.medians import is_share, quartiles
 from gaunlearn.report.parts import grouped
-from gaunlearn.report.style import LEAST_SHOWN, cell_edges, is_log, symbol_of, title_of, told
+from gaunlearn.report.style import (
+    LEAST_SHOWN,
+    cell_edges,
+    footnote,
+    is_log,
+    symbol_of,
+    title_of,
+    told,
+)
 
 __all__ = ["draw_plane"]
 
@@ -160,7 +168,7 @@ def draw_plane(
         note += f"; {len(groups) - len(shown)} more settings of {', '.join(facets)} are not drawn"
     if isinstance(norm, LogNorm) and (frame[value].astype(float) < LEAST_SHOWN).any():
         note += f"; below {LEAST_SHOWN:g} is drawn as {LEAST_SHOWN:g}"
-    figure.text(0.02, 0.1 / height, note, fontsize=7.5, color="#666666")
+    footnote(figure, note)
     return figure
 
 

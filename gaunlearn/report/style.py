@@ -1,15 +1,18 @@
 """What all figures share: colours, names and symbols, scales, and a run's question as a title."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "COLOURS",
     "LEAST_SHOWN",
     "cell_edges",
+    "footnote",
     "is_log",
     "symbol_of",
     "title_of",
@@ -94,3 +97,16 @@ def cell_edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:
     outer = half.min() if len(half) else 0.5
     edges = np.concatenate([[place[0] - outer], place[:-1] + half, [place[-1] + outer]])
     return np.exp(edges) if log else edges
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """What a figure rests on and leaves out, in small print in its lower left corner."""
+    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))
+    figure.text(
+        0.02,
+        0.06 / figure.get_figheight(),
+        "\n".join(lines),
+        fontsize=7.5,
+        color="#666666",
+        va="bottom",
+    )
