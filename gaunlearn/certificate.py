@@ -219,9 +219,11 @@ def _snapped(
     snapped = snap(weights, x, kink)
     z = preactivations(snapped, x)
     failed = jnp.any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit))
-    # A neuron of which snapping leaves nothing is at a kink of all other samples too.
-    kink |= may & (jnp.abs(z) <= rounding_reach(snapped, u, x))
-    return _Candidate(snapped, jnp.where(kink, 0.0, z), kink, failed)
+    # A neuron of which snapping leaves nothing is at a kink of all other samples too. Where kinks
+    # are ignored, such a pre-activation is off: its sign is chance.
+    is_zero = jnp.abs(z) <= rounding_reach(snapped, u, x)
+    kink |= may & is_zero
+    return _Candidate(snapped, jnp.where(kink | is_zero, 0.0, z), kink, failed)
 
 
 def _logits_of(model: Model, candidate: _Candidate, u: Float[Array, " n"]) -> Float[Array, " m"]:

@@ -95,6 +95,8 @@ def certify(
     if not linear and kink_tol is not None:
         kink |= (np.abs(snapped @ x.T) <= _rounding(snapped, x, precision)) & retain
     z = np.where(kink, 0.0, snapped @ x.T)
+    if not linear and power == 1:  # a sign of rounding is chance
+        z = np.where(np.abs(z) <= _rounding(snapped, x, precision), 0.0, z)
     slope = np.ones_like(z) if linear else np.where(z > 0, 1.0, leak)
     q = y * (out @ (slope * z**power))
     least = q[retain].min()

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from oracles import plain_descent
 
 import gaunlearn
+from gaunlearn import reference
+from gaunlearn.certificate import certify_at
 from gaunlearn.frontier import path_to, point_on, position_within
 from gaunlearn.models import RELU
 
@@ -161,3 +163,22 @@ def test_scale_and_rotation_change_nothing():
         for delta in budgets["deltas"]:
             pair = one.least_epsilon(delta, tau + 1e-12), other.least_epsilon(delta, tau + 1e-12)
             assert pair[0] == pytest.approx(pair[1], rel=1e-7, abs=1e-10, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_kinks_are_ignored_a_sign_of_rounding_decides_nothing(seed):
+    """A network at kinks, moved by a few units of rounding: their pre-activations get other signs,
+    and the certificate is the same; the reference in NumPy agrees."""
+    rng = np.random.default_rng(seed)
+    W, u, x, y, kink = network_at_kinks(rng, 12, 5, 9, kinks_per_sample=3)
+    retain, found, signs = np.ones(5, bool), [], set()
+    for _ in range(4):
+        moved = W * (1 + 4e-16 * rng.choice([-1.0, 1.0], W.shape))
+        signs.add(tuple((moved @ x.T > 0)[kink]))
+        one = certify_at(RELU, moved, u, x, y, retain, jnp.asarray(-1.0))
+        assert bool(one.separated)
+        found.append([float(one.epsilon), float(one.delta)])
+        theirs = reference.certify(moved, u, x, y, retain, None)
+        assert theirs.epsilon == pytest.approx(found[-1][0], abs=1e-9)
+    assert len(signs) > 1
+    np.testing.assert_allclose(found, [found[0]] * 4, rtol=1e-11)
