@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaunlearn.report.answer import answer_of
-from gaunlearn.report.axis import draw_axis, draw_column
-from gaunlearn.report.figures import View, draw
+from gaunlearn.report.axis import crossing, draw_axis, draw_column, is_below
+from gaunlearn.report.figures import View, _meant, draw
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.methods import draw_methods
 from gaunlearn.report.parts import as_meant, fits_of, lines_along, settings_of
@@ -176,9 +176,9 @@ def test_the_figure_marks_where_a_method_is_worse_than_nothing_for_good(gone):
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["ascent", "newton", "doing nothing", "trained model, on its own samples"]
     text = answer_of(frame_of(epsilon), MANIFEST, None, None)
-    assert f"worse than doing nothing from {'0.8' if gone else '0.2'} on in ε (ascent)." in (
-        text.replace("no longer better", "worse")
-    )
+    assert f"no longer better from {'0.8' if gone else '0.2'} on in ε (ascent)" in text
+    assert "everywhere better than doing nothing in ε (newton)" in text
+    assert "nowhere better in 1 \N{MINUS SIGN} cos (ascent) and 1" in text
 
 
 def test_membership_and_its_standard_error_by_hand():
@@ -196,6 +196,7 @@ def test_the_answer_names_the_best_method_its_cost_and_what_nothing_does():
             "epsilon": epsilon * factor,
             "tau_retrain": tau,
             "unlearn_gradients": cost,
+            "tau_retrain_floor": 0.3,
         }
         for method, epsilon, tau, cost in (
             ("newton", 2.0, 0.1, 9.0),
@@ -207,23 +208,43 @@ def test_the_answer_names_the_best_method_its_cost_and_what_nothing_does():
     ]
     frame = pd.DataFrame(rows)
     text = answer_of(frame, {"swept": ["method"]}, None, None)
-    assert "the least ε is left by corrected ascent (median 0.5, for 10 gradients" in text
+    assert "the least ε is that of corrected ascent (median 0.5), for 10 gradients" in text
     assert "against 3 for doing nothing. Nearest to the retrained model" in text
-    assert text.endswith("is newton (median 0.1).")
-    # Of two kinds of data, on one of which Newton's step has no number, each is counted.
+    assert text.endswith("is newton (median 0.1); two retrainings differ by 0.3.")
+    # Of three kinds of data, on one of which Newton's step is best and on one nothing has a number.
     worse = frame["epsilon"].where(frame["method"] != "corrected_ascent")
-    both = pd.concat([frame.assign(data_kind="a"), frame.assign(data_kind="b", epsilon=worse)])
-    text = answer_of(both, {"swept": ["method", "data_kind"]}, None, None)
-    assert "corrected ascent in 1 of 2 settings (median 0.5)" in text
-    assert "newton in 1 of 2 settings (median 2), against 3 for doing nothing" in text
+    kinds = [
+        frame.assign(data_kind="a"),
+        frame.assign(data_kind="b", epsilon=worse),
+        frame.assign(data_kind="c", epsilon=np.nan),
+    ]
+    text = answer_of(pd.concat(kinds), {"swept": ["method", "data_kind"]}, None, None)
+    assert "corrected ascent (median 0.5, in 1 of 3 settings)" in text
+    assert "newton (median 2, in 1 of 3 settings) and none in 1, where no method has a" in text
+    assert "against 3 or no number for doing nothing" in text
+    assert "is newton (median 0.1, in 3 of 3 settings)" in text
+    tied = frame.assign(tau_retrain=0.1)
+    text = answer_of(tied, {"swept": ["method"]}, None, None)
+    assert "is corrected ascent or identity or newton (median 0.1)" in text
+
+
+def test_better_than_nothing_is_not_said_of_places_where_nothing_has_a_number():
+    at = [1, 2, 3, 4]
+    mine = pd.Series([1.0, 1.0, np.nan, np.nan], at)
+    nothing = pd.Series([2.0, 2.0, 3.0, np.nan], at)
+    assert is_below(mine, nothing).to_dict() == {1: True, 2: True, 3: False}
+    assert crossing(mine, nothing) == 3
+    assert crossing(mine[:2], nothing[:2]) is None
+    assert crossing(nothing, mine) is None, "a number is below none: better at the end"
 
 
 def test_the_answer_along_an_axis_has_the_ends_of_each_line():
     frame = frame_of(lambda method, step, rho: (0.1 + rho) * (2 if method == "newton" else 1))
     text = answer_of(frame, MANIFEST, None, None)
     assert "the median ε goes from 0.11 to 0.99 (ascent) and 0.22 to 1.98 (newton)" in text
+    assert "from 0.1 to 0.1 (ascent, newton)." in text
     exact = answer_of(frame.assign(epsilon=1e-15), MANIFEST, None, None)
-    assert "ε is 0 to rounding, the median δ goes from 0.1 to 0.1 (ascent)" in exact
+    assert "ε is 0 to rounding, the median δ goes from 0.1 to 0.1 (ascent, newton)" in exact
     nothing = frame.assign(epsilon=np.nan)
     assert "No trial has a certificate" in answer_of(nothing, {"swept": []}, None, None)
 
@@ -264,10 +285,11 @@ def test_a_heat_map_shows_medians_hollow_cells_and_marks_without_certificates():
     assert [ax.get_title(loc="left") for ax in panels] == ["kind x", "kind y"]
     drawn = np.ma.filled(panels[0].collections[0].get_array(), np.nan)
     np.testing.assert_array_equal(drawn.reshape(2, 2), [[2.0, np.nan], [4.0, 6.0]])
-    crosses = [line for line in panels[0].lines if line.get_marker() == "x"]
-    assert [line.get_xydata().tolist() for line in crosses] == [[[2.0, 1.0]]]
+    crosses = panels[0].collections[1]
+    assert crosses.get_offsets().tolist() == [[2.0, 1.0], [2.0, 10.0]]
+    assert crosses.get_sizes()[0] == pytest.approx(2 * crosses.get_sizes()[1]), "2/3, 1/3 fail"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["no number", "most trials without a certificate"]
+    assert labels == ["no number", "trials without a certificate; larger: more"]
     # A panel of which nothing has a place on the axes is none.
     gone = frame.assign(a=frame["a"].where(frame["kind"] == "x"))
     assert (
@@ -380,3 +402,21 @@ def test_shares_facets_and_figures_that_no_longer_fit(undisturbed):
     draw(undisturbed)
     assert not (folder / "methods.png").exists()
     assert (folder / "separated_along_step_fraction.png").exists(), "somebody has asked for it"
+
+
+def test_a_view_does_not_mix_methods_with_nothing_unless_it_is_about_them():
+    frame = frame_of(lambda method, step, rho: 1.0)
+    shown, about = _meant(frame, MANIFEST, ["correlation", None, "epsilon", None])
+    assert set(shown["step_fraction"]) == {1.0}
+    assert about == ", at step fraction 1, of all method together"
+    assert len(_meant(frame, MANIFEST, ["step_fraction", None, "epsilon", "method"])[0]) == len(
+        frame
+    )
+    nothing = frame.assign(method="identity")
+    both = pd.concat([frame, nothing])
+    shown, about = _meant(both, MANIFEST, ["correlation", None, "epsilon", None])
+    assert "identity" not in set(shown["method"])
+    assert ", without identity" in about
+    kept, about = _meant(both, MANIFEST, ["correlation", None, "epsilon", "method"])
+    assert "identity" in set(kept["method"])
+    assert about == ", at step fraction 1"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gaunlearn.report.axis import crossing
+from gaunlearn.report.axis import crossing, is_below
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.parts import DIALS, Line, as_meant, fits_of, grouped, lines_along, settings_of
-from gaunlearn.report.style import LEAST_SHOWN, told
+from gaunlearn.report.style import LEAST_SHOWN, QUALITY, told
 
 __all__ = ["answer_of"]
 
@@ -24,6 +24,8 @@ def _number(value: float) -> str:
 _MOST_TOLD = 3
 # Of the correlation of the share that is inside with an axis: less is no direction.
 _LEAST_TREND = 0.2
+# Relative difference of medians that are as good as each other.
+_TIED = 1e-3
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -39,6 +41,21 @@ def _side(points: pd.DataFrame, axes: Sequence[str]) -> str:
             if abs(trend) >= _LEAST_TREND:
                 towards.append(f"{'larger' if trend > 0 else 'smaller'} {axis}")
     return f", towards {_joined(towards)}" if towards else ""
+
+
+def _quality(
+    frame: pd.DataFrame, points: pd.DataFrame | None, axes: Sequence[str], column: str | None
+) -> str:
+    """How well is unlearned on both sides of a border that is about something else."""
+    if points is None or column is None or column.startswith(("epsilon", "tau", "delta")):
+        return ""
+    inside = pd.MultiIndex.from_frame(points.loc[points["margin"] >= 0, list(axes)].astype(float))
+    here = pd.MultiIndex.from_frame(frame[list(axes)].astype(float)).isin(inside)
+    sides = [median_of(frame[QUALITY][side]) for side in (here, ~here)]
+    return (
+        f" The least ε with δ ≤ 0.1 and τ ≤ 0.01 has a median of {_number(sides[0])} inside and "
+        f"{_number(sides[1])} outside."
+    )
 
 
 def _of_border(
@@ -58,6 +75,10 @@ def _of_border(
     without = int((~frame["separated"]).sum())
     if without:
         text = f"{text[:-1]}; {without} of {len(frame)} trials have no certificate."
+    about_column = about.get("column")
+    if about_column in frame and frame[about_column].isna().all():
+        return f"No trial has a value of {about_column}: there is nothing to be found."
+    text += _quality(frame, points, (first, second), about_column)
     line = None if border is None else border[border["curve"] == "border"]
     if line is None or line.empty:
         return f"{text} No border runs between them."
@@ -70,11 +91,6 @@ def _of_border(
         f"{_number(high[second])}"
         f"{band}."
     )
-
-
-def _least(numbers: Mapping[str, float]) -> str:
-    """Whose number is least; no number is the greatest."""
-    return min(numbers, key=lambda name: np.nan_to_num(numbers[name], nan=np.inf))
 
 
 def _by_method(frame: pd.DataFrame, column: str) -> dict[str, float]:
@@ -98,46 +114,55 @@ def _range(values: Sequence[float]) -> str:
     return " to ".join(ends) + (" or no number" if len(known) < len(values) else "")
 
 
-def _winners(settings: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+def _best(numbers: Mapping[str, float]) -> tuple[str, float]:
+    """Whose number is least, and that number; several whose first three digits are the same."""
+    least = min(value for value in numbers.values() if np.isfinite(value))
+    names = [
+        name.replace("_", " ") for name, value in numbers.items() if value <= least * (1 + _TIED)
+    ]
+    return " or ".join(names), least
+
+
+def _winners(settings: Sequence[Mapping[str, float]]) -> str:
     """Which method has the least number in how many settings, and its medians there."""
     by_winner: dict[str, list[float]] = {}
-    for _, numbers in settings:
-        best = _least(numbers)
-        by_winner.setdefault(best, []).append(numbers[best])
+    decided = [numbers for numbers in settings if any(map(np.isfinite, numbers.values()))]
+    for numbers in decided:
+        names, least = _best(numbers)
+        by_winner.setdefault(names, []).append(least)
     order = sorted(by_winner, key=lambda name: -len(by_winner[name]))
-    told = []
-    for name in order[:_MOST_TOLD]:
-        where = (
-            f" in {len(by_winner[name])} of {len(settings)} settings" if len(settings) > 1 else ""
-        )
-        told.append(f"{name.replace('_', ' ')}{where} (median {_range(by_winner[name])}")
-    return told[0] if len(told) == 1 else _joined([f"{part})" for part in told])[:-1]
+    told = [
+        f"{name} (median {_range(by_winner[name])}"
+        + (f", in {len(by_winner[name])} of {len(settings)} settings)" * (len(settings) > 1) or ")")
+        for name in order[:_MOST_TOLD]
+    ]
+    if len(decided) < len(settings):
+        told.append(f"none in {len(settings) - len(decided)}, where no method has a number")
+    return _joined(told)
 
 
 def _of_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     meant = as_meant(frame)
-    meant = meant[meant["method"] != "retraining"]
-    others = settings_of(meant, manifest, apart_from=DIALS)
-    groups = [(told(others, values), group) for values, group in grouped(meant, others)]
+    # A limit is a KKT point by definition, and competes with nobody in epsilon.
+    meant = meant[~meant["method"].isin(("retraining", "limit_polishing"))]
+    groups = [group for _, group in grouped(meant, settings_of(meant, manifest, apart_from=DIALS))]
     epsilon, tau, cost = (
-        [(name, _by_method(group, column)) for name, group in groups]
+        [_by_method(group, column) for group in groups]
         for column in ("epsilon", "tau_retrain", "unlearn_gradients")
     )
-    # The limit is no method that competes in epsilon: it is a KKT point by definition.
-    one_step = [
-        (name, {k: v for k, v in numbers.items() if k != "limit_polishing"})
-        for name, numbers in epsilon
-    ]
-    text = f"Of {meant['method'].nunique()} methods the least ε is left by {_winners(one_step)}"
-    if len(groups) == 1:
-        best = _least(one_step[0][1])
-        text += f", for {_number(cost[0][1][best])} gradients of single samples)"
-    else:
-        text += ")"
-    nothing = [numbers["identity"] for _, numbers in epsilon if "identity" in numbers]
+    text = f"Of {meant['method'].nunique()} methods the least ε is that of {_winners(epsilon)}"
+    if len(groups) == 1 and any(map(np.isfinite, epsilon[0].values())):
+        names, _ = _best(epsilon[0])
+        first = names.split(" or ")[0].replace(" ", "_")
+        text += f", for {_number(cost[0][first])} gradients of single samples"
+    nothing = [numbers["identity"] for numbers in epsilon if "identity" in numbers]
     if nothing:
         text += f", against {_range(nothing)} for doing nothing"
-    return f"{text}. Nearest to the retrained model, in 1 \N{MINUS SIGN} cos, is {_winners(tau)})."
+    floors = [median_of(group["tau_retrain_floor"]) for group in groups]
+    return (
+        f"{text}. Nearest to the retrained model, in 1 \N{MINUS SIGN} cos, is {_winners(tau)}; "
+        f"two retrainings differ by {_range(floors)}."
+    )
 
 
 class _Setting(NamedTuple):
@@ -188,53 +213,65 @@ def _of_steps(frame: pd.DataFrame, swept: Sequence[str]) -> str:
     )
 
 
-def _ends(line: Line, axis: str, column: str, name: str = "") -> str:
-    median = quartiles(line.trials, axis, column)["median"]
-    text = f"{_number(median.iloc[0])} to {_number(median.iloc[-1])}"
-    return f"{text} ({name})" if name else text
+def _every(lines: Sequence[Line], axis: str, column: str) -> str:
+    """From where to where each line goes, those together that agree."""
+    by_text: dict[str, list[str]] = {}
+    for line in lines:
+        median = quartiles(line.trials, axis, column)["median"]
+        text = f"{_number(median.iloc[0])} to {_number(median.iloc[-1])}"
+        by_text.setdefault(text, []).append(line.label)
+    if len(lines) == 1:
+        return next(iter(by_text))
+    return _joined([f"{text} ({', '.join(labels)})" for text, labels in by_text.items()])
 
 
-def _of_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> str:
-    """From where to where each setting goes, and from where on unlearning is worse than nothing."""
-    lines = lines_along(frame, manifest, axis)
-    told_of = lines[:_MOST_TOLD]
-    several = len(lines) > 1
-    first, last = frame[axis].min(), frame[axis].max()
-
-    def every(column: str) -> str:
-        return _joined(
-            [_ends(line, axis, column, line.label if several else "") for line in told_of]
-        )
-
-    medians = [quartiles(line.trials, axis, "epsilon")["median"] for line in told_of]
-    if all((median < LEAST_SHOWN).all() for median in medians):
-        quality = f"ε is 0 to rounding, the median δ goes from {every('delta')}"
-    else:
-        quality = f"the median ε goes from {every('epsilon')}"
-    text = (
-        f"Between {axis} = {_number(first)} and {_number(last)} {quality}, the distance to the "
-        f"retrained model, 1 \N{MINUS SIGN} cos, from {every('tau_retrain')}."
-    )
-    if len(lines) > len(told_of):
-        text = f"{text[:-1]}, and {len(lines) - len(told_of)} more settings in the figure."
-    worse, compared = [], False
-    for line in told_of:
+def _against_nothing(lines: Sequence[Line], axis: str) -> str:
+    """Where unlearning is better than doing nothing, and from where on it no longer is."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
         if line.untouched.empty:
             continue
-        compared = True
         for column, name in (("epsilon", "ε"), ("tau_retrain", "1 \N{MINUS SIGN} cos")):
-            line_median, nothing = (
+            mine, nothing = (
                 quartiles(trials, axis, column)["median"]
                 for trials in (line.trials, line.untouched)
             )
-            at = crossing(line_median, nothing)
-            if at is not None:
-                worse.append(f"from {_number(at)} on in {name}" + several * f" ({line.label})")
-    if worse:
-        text += f" It is no longer better than doing nothing {_joined(worse)}."
-    elif compared:
-        text += " It nowhere begins to be worse than doing nothing."
-    return text
+            better, at = is_below(mine, nothing), crossing(mine, nothing)
+            if better.empty:
+                continue
+            if better.all():
+                verdict = "everywhere better than doing nothing"
+            elif not better.any():
+                verdict = "nowhere better"
+            elif at is not None:
+                verdict = f"no longer better from {_number(at)} on"
+            else:
+                verdict = "better only in places"
+            where = f" ({line.label})" if len(lines) > 1 else ""
+            found.setdefault(verdict, []).append(f"{name}{where}")
+    if not found:
+        return ""
+    return f" It is {_joined([f'{v} in {_joined(names)}' for v, names in found.items()])}."
+
+
+def _of_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> str:
+    """From where to where each setting goes, and where unlearning is better than nothing."""
+    lines = lines_along(frame, manifest, axis)
+    told_of = lines[:_MOST_TOLD]
+    first, last = frame[axis].min(), frame[axis].max()
+    medians = [quartiles(line.trials, axis, "epsilon")["median"] for line in told_of]
+    if all((median < LEAST_SHOWN).all() for median in medians):
+        quality = f"ε is 0 to rounding, the median δ goes from {_every(told_of, axis, 'delta')}"
+    else:
+        quality = f"the median ε goes from {_every(told_of, axis, 'epsilon')}"
+    text = (
+        f"Between {axis} = {_number(first)} and {_number(last)} {quality}, the distance to the "
+        f"retrained model, 1 \N{MINUS SIGN} cos, from {_every(told_of, axis, 'tau_retrain')}."
+    )
+    if len(lines) > len(told_of):
+        more = len(lines) - len(told_of)
+        return f"{text[:-1]}; {more} more settings are in the figure."
+    return text + _against_nothing(lines, axis)
 
 
 def answer_of(

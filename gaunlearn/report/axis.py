@@ -9,13 +9,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
 from gaunlearn.report.medians import is_share, quartiles
 from gaunlearn.report.parts import Line, grouped, lines_along
-from gaunlearn.report.style import COLOURS, LEAST_SHOWN, footnote, is_log, symbol_of, title_of, told
+from gaunlearn.report.style import (
+    COLOURS,
+    LEAST_SHOWN,
+    footnote,
+    is_log,
+    label_decades,
+    symbol_of,
+    title_of,
+    told,
+)
 
-__all__ = ["crossing", "draw_axis", "draw_column"]
+__all__ = ["crossing", "draw_axis", "draw_column", "is_below"]
 
 # More lines cannot be told apart.
 _MOST_LINES = 8
@@ -29,15 +37,24 @@ _ROWS = (
 )
 
 
-def crossing(line: pd.Series, nothing: pd.Series) -> Any | None:
-    """The value of the axis, which indexes both, from which on a line is no longer below that of
-    doing nothing; None if it nowhere is below it, or still is at the end. No number is above all.
+def is_below(line: pd.Series, nothing: pd.Series) -> pd.Series:
+    """Where a line is below that of doing nothing, at values of the axis, which indexes both, at
+    which at least one of them has a number; no number is above all.
     """
     shared = line.index.intersection(nothing.index)
-    above = ~(line[shared] < nothing[shared]).to_numpy()
-    if above.all() or not above[-1]:  # of nothing, all is true
+    known = line[shared].notna() | nothing[shared].notna()
+    mine, theirs = (each[shared][known].fillna(np.inf) for each in (line, nothing))
+    return mine < theirs
+
+
+def crossing(line: pd.Series, nothing: pd.Series) -> Any | None:
+    """The value of the axis from which on a line is no longer below that of doing nothing
+    (``is_below``); None if it nowhere is below it, or still is at the end.
+    """
+    below = is_below(line, nothing)
+    if not below.any() or below.iloc[-1]:
         return None
-    return shared[len(above) - int(np.argmin(above[::-1]))]
+    return below.index[len(below) - int(np.argmax(below.to_numpy()[::-1]))]
 
 
 def _plain(ax: Axes, frame: pd.DataFrame, axis: str, column: str, colour: str, style: Any) -> bool:
@@ -108,7 +125,7 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
         panels[2].legend([handle], ["between two retrainings"], loc="best")
     for ax, (_, label, *_) in zip(panels[:3], _ROWS, strict=True):
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        label_decades(ax.yaxis)
         ax.set_ylabel(label)
     panels[3].set_ylabel("share with\na certificate")
     panels[3].set_ylim(-0.05, 1.05)
@@ -150,10 +167,18 @@ def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> N
 
 
 def draw_column(
-    frame: pd.DataFrame, manifest: Mapping[str, Any], x: str, value: str, facet: str | None = None
+    frame: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    x: str,
+    value: str,
+    facet: str | None = None,
+    about: str = "",
 ) -> Figure:
     """Median and quartiles of one column along another, a line for each value of a third; of a
     column of yes and no the share of yes.
+
+    Args:
+        about: which trials these are; for the small print.
     """
     groups = sorted(grouped(frame, [facet] if facet else []), key=lambda group: str(group[0]))
     if facet is not None and pd.api.types.is_numeric_dtype(frame[facet]):
@@ -178,7 +203,7 @@ def draw_column(
             ax.plot(line.index, line, color=colour, linestyle=_BOUND, linewidth=1.1)
     if log:
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        label_decades(ax.yaxis)
     if is_log(frame[x]):
         ax.set_xscale("log")
     ax.set_xlabel(symbol_of(x))
@@ -187,7 +212,7 @@ def draw_column(
         ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
     wrapped = textwrap.wrap(title_of(manifest), 76)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
-    note = f"{len(frame)} trials; "
+    note = f"{len(frame)} trials{about}; "
     note += "shares" if share else "medians and quartiles, no number being the worst"
     if f"bound_{value}" in frame and frame[f"bound_{value}"].notna().any():
         note += "; dotted: the bound stated beforehand"

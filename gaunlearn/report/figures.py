@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -10,7 +11,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
 from gaunlearn.checks import did_you_mean
 from gaunlearn.report.axis import draw_axis, draw_column
@@ -18,7 +18,15 @@ from gaunlearn.report.medians import is_share, median_of, quartiles
 from gaunlearn.report.methods import draw_methods
 from gaunlearn.report.parts import as_meant, fits_of, grouped, settings_of
 from gaunlearn.report.plane import draw_plane
-from gaunlearn.report.style import COLOURS, footnote, title_of, told, value_of
+from gaunlearn.report.style import (
+    COLOURS,
+    QUALITY,
+    footnote,
+    label_decades,
+    title_of,
+    told,
+    value_of,
+)
 from gaunlearn.sweep.store import Run, RunError
 
 __all__ = ["View", "draw"]
@@ -29,7 +37,7 @@ _REFERENCE = "#555555"
 _MOST_LINES = 12
 # What is drawn without being asked for; what a user has asked for stays.
 _KINDS = ("png", "svg")
-_FIGURES = ("step_fraction", "methods", "plane", "axis")
+_FIGURES = ("step_fraction", "methods", "plane", "quality", "axis")
 # Axes end so far below their top.
 _LEAST_SHOWN = 1e-8
 _STYLE: dict[Any, Any] = {
@@ -84,16 +92,42 @@ def _check(frame: pd.DataFrame, view: View, value: str) -> None:
         raise RunError(f"--y {view.y}: is what --x is")
 
 
+def _meant(
+    frame: pd.DataFrame, manifest: Mapping[str, Any], columns: Sequence[str | None]
+) -> tuple[pd.DataFrame, str]:
+    """The trials of a view that names some columns, and in words which they are: methods as they
+    are meant, unless the view is about their dial, and not what does nothing, unless it is about
+    methods.
+    """
+    words = []
+    if "step_fraction" not in columns and frame["step_fraction"].nunique() > 1:
+        frame = as_meant(frame)
+        full = frame.loc[frame["method"] != "identity", "step_fraction"].max()
+        words.append(f"at step fraction {full:g}")
+    is_nothing = frame["method"] == "identity"
+    if "method" not in columns and is_nothing.any() and not is_nothing.all():
+        frame = frame[~is_nothing]
+        words.append("without identity")
+    known = [name for name in columns if name is not None]
+    pooled = settings_of(frame, manifest, apart_from=known)
+    if pooled:
+        words.append(f"of all {', '.join(pooled)} together")
+    return frame, "".join(f", {word}" for word in words)
+
+
 def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure]:
     manifest = run.manifest
     if view is not None:
         value = view.value or value_of(manifest)
         _check(frame, view, value)
+        shown, about = _meant(frame, manifest, [view.x, view.y, value, view.facet])
         if view.y is None:
             name = f"{value}_along_{view.x}"
-            return {name: draw_column(frame, manifest, view.x, value, view.facet)}
+            return {name: draw_column(shown, manifest, view.x, value, view.facet, about)}
         facets = [view.facet] if view.facet else []
-        plane = draw_plane(frame, manifest, run.border(), view.x, view.y, value, facets)
+        plane = draw_plane(
+            shown, manifest, run.border(), view.x, view.y, value, facets, about=about
+        )
         return {f"{value}_over_{view.x}_{view.y}": plane}
     drawn, fits, points = {}, fits_of(frame, manifest), run.points()
     if fits.steps:
@@ -104,6 +138,8 @@ def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure
         drawn["plane"] = draw_plane(
             points, manifest, run.border(), *fits.plane, "share", trials=len(frame)
         )
+        if not value_of(manifest).startswith(("epsilon", "tau", "delta")):
+            drawn["quality"] = draw_plane(frame, manifest, run.border(), *fits.plane, QUALITY)
     elif fits.plane is not None:
         meant = as_meant(frame)
         others = settings_of(meant, manifest, apart_from=fits.plane)
@@ -225,7 +261,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
     clipped = False
     for ax in panels:
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        label_decades(ax.yaxis)
         # Decades of rounding would flatten what is to be seen.
         low, high = ax.get_ylim()
         if low < high * _LEAST_SHOWN:

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.parts import DIALS, as_meant, grouped, settings_of
-from gaunlearn.report.style import COLOURS, LEAST_SHOWN, footnote, title_of, told
+from gaunlearn.report.style import COLOURS, LEAST_SHOWN, footnote, label_decades, title_of, told
 
 __all__ = ["draw_methods"]
 
@@ -69,7 +68,7 @@ def draw_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> Figure:
             _draw(ax, group, name, names)
             ax.set_yscale("log")
             ax.set_xscale("symlog", linthresh=1)
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            label_decades(ax.yaxis)
             if name == "tau_retrain":
                 floor = median_of(group["tau_retrain_floor"])
                 if floor > 0:

@@ -21,7 +21,7 @@ from gaunlearn.report.answer import answer_of
 from gaunlearn.report.medians import quartiles
 from gaunlearn.report.parts import DIALS, as_meant, fits_of, grouped, settings_of
 from gaunlearn.report.plots import Plot, lines_plot, plane_plot
-from gaunlearn.report.style import title_of, told, value_of
+from gaunlearn.report.style import QUALITY, symbol_of, title_of, told, value_of
 from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
 from gaunlearn.sweep.store import Run
 
@@ -32,7 +32,7 @@ _NAME = "index.html"
 _MOST_BYTES = 2_500_000
 # Rows of which the bytes of all are guessed.
 _TRIED_ROWS = 200
-_MOST_PLANES = 6
+_MOST_SETTINGS = 6
 _DIGITS = 6
 # What a trial's row has in the table; parameters that vary come before.
 _SHOWN = (
@@ -179,12 +179,17 @@ def _planes(frame: pd.DataFrame, run: Run, x: str, y: str) -> dict[str, Plot]:
     """Title -> heat map, one for each setting of the other swept parameters."""
     manifest, border, points = run.manifest, run.border(), run.points()
     if points is not None:
-        return {"Where it holds": plane_plot(points, x, y, "share", border, manifest)}
+        found = {"Where it holds": plane_plot(points, x, y, "share", border, manifest)}
+        if not value_of(manifest).startswith(("epsilon", "tau", "delta")):
+            table = quartiles(frame, [x, y], QUALITY)["median"].rename(QUALITY).reset_index()
+            title = f"Median {symbol_of(QUALITY)}"
+            found[title] = plane_plot(table, x, y, QUALITY, border, manifest)
+        return found
     value, meant = value_of(manifest), as_meant(frame)
     others = settings_of(meant, manifest, apart_from=(x, y))
     groups = grouped(meant, others)
     found = {}
-    for values, group in groups[:_MOST_PLANES]:
+    for values, group in groups[:_MOST_SETTINGS]:
         table = quartiles(group, [x, y], value)["median"].rename(value).reset_index()
         where = f", {told(others, values)}" if others else ""
         setting = dict(zip(others, values, strict=True))
@@ -209,9 +214,19 @@ def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Plot]:
         for value in _MEASURES:
             found[f"{value} along {along}"] = lines_plot(frame, along, value, varying)
     elif fits.methods:
-        others = ["method", *settings_of(frame, manifest, apart_from=DIALS)]
-        for value in _MEASURES:
-            found[f"{value} against cost"] = lines_plot(frame, "unlearn_gradients", value, others)
+        # A figure for each setting: a line for each method and each of them could not be read.
+        others = settings_of(frame, manifest, apart_from=DIALS)
+        groups = grouped(as_meant(frame), others)
+        for values, group in groups[:_MOST_SETTINGS]:
+            setting = dict(zip(others, values, strict=True))
+            where = f", {told(others, values)}" if others else ""
+            for value in _MEASURES:
+                plot = lines_plot(group, "unlearn_gradients", value, ["method"], setting)
+                found[f"{value} against cost{where}"] = plot
+        if len(groups) > _MOST_SETTINGS:
+            last, plot = next(reversed(found.items()))
+            note = f"{len(groups) - _MOST_SETTINGS} more settings are not drawn"
+            found[last] = plot._replace(note=note)
     return found
 
 

@@ -43,7 +43,8 @@ class _Cells:
         median: (len(x), len(y)); where nobody has looked, that of the nearest point; NaN where it
             is no number (``medians``).
         seen: where somebody has looked.
-        uncertified: (k, 2), points at which most trials have no certificate.
+        uncertified: (k, 2), points at which trials have no certificate.
+        failed: (k,), which share of them.
     """
 
     def __init__(self, frame: pd.DataFrame, x: str, y: str, value: str) -> None:
@@ -52,7 +53,9 @@ class _Cells:
         certified = pd.Series(dtype=float)
         if "separated" in frame:  # not in the points of a border that an earlier version found
             certified = frame["separated"].astype(float).groupby([frame[x], frame[y]]).mean()
-        self.uncertified = np.array([*certified.index[certified < 0.5]], float).reshape(-1, 2)
+        certified = certified[certified < 1]
+        self.uncertified = np.array([*certified.index], float).reshape(-1, 2)
+        self.failed = 1 - certified.to_numpy()
         i, j = (
             np.searchsorted(v, medians.index.get_level_values(n))
             for v, n in ((self.x, x), (self.y, y))
@@ -93,6 +96,7 @@ def draw_plane(
     value: str,
     facets: Sequence[str] = (),
     trials: int | None = None,
+    about: str = "",
 ) -> Figure:
     """Medians of a column at each pair of values of two others, a panel for each combination of
     some more.
@@ -103,6 +107,7 @@ def draw_plane(
         value: the column that is shown; of one of yes and no the share of yes.
         facets: columns, each combination of whose values gets a panel; of none, one for all.
         trials: how many there are, if rows of ``frame`` are something else.
+        about: which trials these are; for the small print.
     """
     seen = frame.dropna(subset=[x, y])
     groups = [(told(facets, values), group) for values, group in grouped(seen, facets)]
@@ -130,7 +135,7 @@ def draw_plane(
             ax.plot(each.x[i], each.y[j], ".", color="white", markersize=2.2, markeredgewidth=0)
         if len(each.uncertified):
             uncertified = True
-            ax.plot(*each.uncertified.T, "x", color=_MARK, markersize=4, markeredgewidth=1)
+            ax.scatter(*each.uncertified.T, s=30 * each.failed, marker="x", c=_MARK, linewidths=1)
         for log, name in zip(logs, ("x", "y"), strict=True):
             if log:
                 ax.set(**{f"{name}scale": "log"})
@@ -161,7 +166,7 @@ def draw_plane(
     figure.suptitle(
         "\n".join(wrapped), x=0.02, y=1 - 0.12 / height, va="top", ha="left", fontsize=11
     )
-    note = f"{len(frame) if trials is None else trials} trials"
+    note = f"{len(frame) if trials is None else trials} trials{about}"
     if partly:
         note += "; dots were looked at, what lies between them has the nearest one's colour"
     if len(groups) > len(shown):
@@ -180,13 +185,13 @@ def _legend(
         about = manifest["border"]
         handles.append(Line2D([], [], color=_BORDER, linewidth=2.2, label=about["predicate"]))
         if about["confidence"] > 0:  # one seed has no band
-            sure = f"{100 * about['confidence']:.0f} % band of seeds"
+            sure = f"{100 * about['confidence']:.0f} % band of seeds, at each point"
             handles.append(Line2D([], [], color=_BORDER, linestyle=":", linewidth=1.2, label=sure))
     if hollow:
         handles.append(Patch(facecolor=_HOLLOW, label="no number"))
     if uncertified:
         mark = Line2D([], [], color=_MARK, marker="x", markersize=4, linestyle="none")
-        mark.set_label("most trials without a certificate")
+        mark.set_label("trials without a certificate; larger: more")
         handles.append(mark)
     if handles:
         right = 1 - 1.5 / figure.get_figwidth()

@@ -89,16 +89,29 @@ def _shown(value: float) -> str:
     return f"{value:.6g}" if np.isfinite(value) else "no number"
 
 
-def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -> Plot:
+def lines_plot(
+    frame: pd.DataFrame,
+    x: str,
+    value: str,
+    groups: Sequence[str],
+    setting: Mapping[str, Any] | None = None,
+) -> Plot:
     """Medians and quartiles of a column along another, a line for each combination of ``groups``;
     a median that is no number is left out. With it, dotted, the bound stated beforehand, where the
     column has one.
+
+    Args:
+        setting: column -> value that all trials of ``frame`` share.
     """
+    setting = setting or {}
     found = grouped(frame, groups)
+    # Doing nothing costs nothing, and is shown all the same.
+    of_cost = x == "unlearn_gradients"
+    log_x = is_log(frame[x], float(of_cost))
     log_y = is_log(frame[value], LEAST_SHOWN)
     least = LEAST_SHOWN if log_y else -np.inf
     plot = _plot(
-        x_axis_type="log" if is_log(frame[x]) else "linear",
+        x_axis_type="log" if log_x else "linear",
         y_axis_type="log" if log_y else "linear",
         x_axis_label=symbol_of(x),
         y_axis_label=symbol_of(value),
@@ -122,12 +135,15 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
                 "trials": table["count"].astype(int).astype(str),
             }
         )
-        behind = _trials([x, *groups], [[at, *values] for at in table.index])
+        behind = _trials(
+            [x, *groups, *setting], [[at, *values, *setting.values()] for at in table.index]
+        )
         tables.append(words)
         trials += behind
         source = ColumnDataSource(
             {
-                "x": table.index.to_numpy(float),
+                "x": np.maximum(table.index.to_numpy(float), float(of_cost and log_x)),
+                "at": words[x],
                 "y": shown["median"],
                 "low": shown["low"],
                 "high": shown["high"],
@@ -161,7 +177,7 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
             )
             has_bound = True
     _on_click(plot, renderers)
-    tips = [("", "@line"), (x, "@x"), (f"median {value}", "@median")]
+    tips = [("", "@line"), (x, "@at"), (f"median {value}", "@median")]
     plot.add_tools(
         HoverTool(
             renderers=renderers,
@@ -174,9 +190,14 @@ def lines_plot(frame: pd.DataFrame, x: str, value: str, groups: Sequence[str]) -
         legend.border_line_color = None
         legend.label_text_color = _INK
         legend.click_policy = "hide"
-        legend.orientation = "vertical" if len(found) > 4 else "horizontal"
-        plot.add_layout(legend, "right" if len(found) > 4 else "above")
+        labels = [told(groups, values) for values, _ in found[:_MOST_LINES]]
+        legend.orientation = "horizontal"
+        legend.ncols = 3 if max(map(len, labels)) < 18 else 2 if max(map(len, labels)) < 30 else 1
+        plot.height += 24 * -(-len(labels) // legend.ncols)
+        plot.add_layout(legend, "below")
     notes = ["dotted: the bound stated beforehand"] if has_bound else []
+    if of_cost and log_x and (frame[x] == 0).any():
+        notes.append("a cost of 0 is drawn at 1")
     if len(found) > _MOST_LINES:
         notes.append(f"the first {_MOST_LINES} of {len(found)} settings are drawn")
     words = pd.concat(tables, ignore_index=True)
@@ -237,8 +258,10 @@ def plane_plot(
             value: [_shown(v) for v in numbers],
         }
     )
-    if "separated" in table:
-        words["share with a certificate"] = [_shown(v) for v in table["separated"]]
+    known = {"seeds": "seeds", "separated": "share with a certificate"}
+    extra = {name: label for name, label in known.items() if name in table}
+    for name, label in extra.items():
+        words[label] = [_shown(v) for v in table[name]]
     source = ColumnDataSource(
         {
             **ends,
@@ -247,6 +270,7 @@ def plane_plot(
             "value": np.maximum(numbers, LEAST_SHOWN) if log else numbers,
             "shown": words[value],
             "trials": behind,
+            **{name: words[label] for name, label in extra.items()},
         }
     )
     cells = plot.quad(
@@ -258,18 +282,20 @@ def plane_plot(
         fill_color={"field": "value", "transform": mapper},
         line_color=None,
     )
-    if "separated" in table and (table["separated"] < 0.5).any():
-        none = table[table["separated"] < 0.5]
+    if "separated" in table and (table["separated"] < 1).any():
+        none = table[table["separated"] < 1]
         plot.scatter(
             none[x].to_numpy(float),
             none[y].to_numpy(float),
             marker="x",
             color="#8c8c8c",
-            size=6,
-            legend_label="most trials without a certificate",
+            size=(3 + 6 * (1 - none["separated"])).to_numpy(float),
+            legend_label="trials without a certificate; larger: more",
         )
     _on_click(plot, [cells])
-    plot.add_tools(HoverTool(renderers=[cells], tooltips=[(x, "@x"), (y, "@y"), (value, "@shown")]))
+    tips = [(x, "@x"), (y, "@y"), (value, "@shown")]
+    tips += [(label, f"@{name}") for name, label in extra.items()]
+    plot.add_tools(HoverTool(renderers=[cells], tooltips=tips))
     bar = ColorBar(
         color_mapper=mapper,
         title=symbol_of(value),
@@ -299,7 +325,13 @@ def plane_plot(
                     else "its band from seeds",
                 )
     if plot.legend:
-        plot.legend[0].label_text_color = "#333333"
-        plot.legend[0].background_fill_alpha = 0.8
+        legend = plot.legend[0]
+        legend.label_text_color = _INK
+        legend.background_fill_alpha = 0
+        legend.border_line_color = None
+        legend.orientation = "horizontal"
+        legend.ncols = 1
+        plot.height += 24 * len(legend.items)
+        plot.add_layout(legend, "below")
     note = "grey: no number" if np.isnan(numbers).any() else ""
     return Plot(plot, words, behind, note)

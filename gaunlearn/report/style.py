@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 from numpy.typing import ArrayLike, NDArray
+
+from gaunlearn.schema import name_of_budget
 
 __all__ = [
     "COLOURS",
     "LEAST_SHOWN",
+    "QUALITY",
     "cell_edges",
     "footnote",
     "is_log",
+    "label_decades",
     "symbol_of",
     "title_of",
     "told",
@@ -22,6 +28,8 @@ __all__ = [
 
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# MYV's definition at budgets of (., 0.1, 0.01): the least epsilon within.
+QUALITY = name_of_budget(1, 2)
 # Less is rounding, and its decades would flatten what is to be seen.
 LEAST_SHOWN = 1e-10
 # Numbers that differ by more than this factor are shown on a log scale.
@@ -44,6 +52,7 @@ _SYMBOLS = {
     "share": "share of seeds for which it holds",
     "correlation": "correlation \N{GREEK SMALL LETTER RHO} of samples",
     "separated": "a certificate",
+    QUALITY: "least ε with δ ≤ 0.1, τ ≤ 0.01",
     "psi": "ψ, deviation of norms from 1",
     "phi": "φ, largest correlation of samples",
 }
@@ -110,3 +119,8 @@ def footnote(figure: Figure, text: str) -> None:
         color="#666666",
         va="bottom",
     )
+
+
+def label_decades(axis: Axis) -> None:
+    """Numbers at a log axis' decades, and between them where there are fewer than two."""
+    axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.5)))

@@ -130,8 +130,13 @@ def _check_predicate(grid: Grid, predicate: Any) -> str:
         for name in (read.column, read.bound):
             if isinstance(name, str) and name not in numbers:
                 grid.fail(key, f"there is no column {name!r}; {did_you_mean(name, numbers)}")
-        if not isinstance(read.bound, str) and not math.isfinite(read.bound):
-            grid.fail(key, allowed)
+        if read.column == read.bound:
+            grid.fail(key, "compares a column with itself")
+        if not isinstance(read.bound, str):
+            if not math.isfinite(read.bound):
+                grid.fail(key, allowed)
+            if read.bound < 0 and read.column not in _OF_ANY_SIGN:
+                grid.fail(key, f"{read.column} is nowhere below 0")
         return predicate.strip()
     if read is None and predicate.strip() in numbers:
         grid.fail(key, f'needs a level, such as "{predicate.strip()} <= 0.1"')
@@ -141,6 +146,8 @@ def _check_predicate(grid: Grid, predicate: Any) -> str:
     if read.column not in better:
         hint = did_you_mean(read.column, better)
         grid.fail(key, f"{hint}{read.column!r} is no column of which less is better")
+    if read.method == read.other:
+        grid.fail(key, "compares a method with itself")
     for method in read.method, read.other:
         if method not in grid.kinds["unlearn"]:
             grid.fail(key, f"unlearn.method has no {method!r}")

@@ -87,7 +87,7 @@
     }
     const again = element("pre", `gaunlearn verify ${data.run} --trial ${id}`);
     where.replaceChildren(
-      element("h3", `Trial ${id}`), element("p", "To reproduce it alone:"), again, list);
+      element("h3", `Trial ${id}`), element("p", "To reproduce it alone, where the run's directory is (the specification at the end of this page makes one):"), again, list);
     where.scrollIntoView({ block: "nearest" });
     where.focus();
   };
