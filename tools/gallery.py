@@ -1,9 +1,10 @@
 """Run the shipped sweeps into results/gallery/ and write the page that shows them.
 
-    python tools/gallery.py [NAME ...]
+    python tools/gallery.py [--draw] [NAME ...]
 
 Each is a whole run, verified: its figures, and the Parquet behind them. One that is there already,
-of the same specification, is only verified and drawn again. Without names all of ``sweeps/`` run.
+of the same specification, is only verified and drawn again. Without names all of ``sweeps/`` run. With ``--draw`` nothing runs:
+what is there is drawn again.
 """
 
 import argparse
@@ -71,7 +72,9 @@ def section(run: Run, spec: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="sweeps to run (all)")
-    names = parser.parse_args().names
+    parser.add_argument("--draw", action="store_true", help="run nothing, draw what is there")
+    arguments = parser.parse_args()
+    names, only_draw = arguments.names, arguments.draw
     specs = sorted(
         (path.relative_to(ROOT) for path in (ROOT / "sweeps").glob("*.toml")),
         key=lambda path: ((*FIRST, path.stem).index(path.stem), path.stem),
@@ -79,11 +82,13 @@ def main() -> None:
     if unknown := set(names) - {spec.stem for spec in specs}:
         parser.error(f"no such sweep: {', '.join(sorted(unknown))}")
     for spec in specs:
-        if not names or spec.stem in names:
-            out = GALLERY / spec.stem
+        out = GALLERY / spec.stem
+        if (names and spec.stem not in names) or (only_draw and not (ROOT / out).is_dir()):
+            continue
+        if not only_draw:
             command("run", spec, "--out", out)
             command("verify", out, "--sample", VERIFIED_TRIALS, "--any-version")
-            command("report", out)
+        command("report", out)
     there = [spec for spec in specs if (ROOT / GALLERY / spec.stem).is_dir()]
     runs = [(gaunlearn.load(ROOT / GALLERY / spec.stem), spec) for spec in there]
     page = "\n".join([HEAD, *(section(run, spec) for run, spec in runs)])
