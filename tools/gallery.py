@@ -3,8 +3,8 @@
     python tools/gallery.py [--draw] [NAME ...]
 
 Each is a whole run, verified: its figures, and the Parquet behind them. One that is there already,
-of the same specification, is only verified and drawn again. Without names all of ``sweeps/`` run. With ``--draw`` nothing runs:
-what is there is drawn again.
+of the same specification, is only verified and drawn again. Without names all of ``sweeps/``
+run. With ``--draw`` nothing runs: what is there is drawn again.
 """
 
 import argparse
