@@ -284,6 +284,9 @@ def test_it_fits_a_phone_and_the_dark(browser, page_file, width, scheme):
     made.goto(page_file.as_uri())
     made.wait_for_selector("#table td")
     assert made.evaluate("document.documentElement.scrollWidth") <= width
+    frame = "window.Bokeh && [...(Bokeh.index.roots || [])][0]?.frame?.bbox.width"
+    made.wait_for_function(frame)
+    assert made.evaluate(frame) > width / 2, "legend and scales leave the figure its room"
     ground = made.evaluate("getComputedStyle(document.body).backgroundColor")
     ink = made.evaluate("getComputedStyle(document.body).color")
     light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, ink)]
