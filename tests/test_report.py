@@ -304,6 +304,22 @@ def test_a_heat_map_shows_medians_hollow_cells_and_marks_without_certificates():
     np.testing.assert_allclose(np.ravel(drawn), [1.0, 1 / 3, 1.0, 2 / 3])
 
 
+def test_a_heat_map_has_a_line_where_theory_begins_to_be_certain():
+    """Of three by three points, certain from b = 10 on: the line lies between b = 1 and 10, where
+    the share is a half."""
+    rows = [
+        {"a": a, "b": b, "epsilon": 0.1, "separated": True} for a in (1, 2, 3) for b in (1, 10, 19)
+    ]
+    frame, manifest = pd.DataFrame(rows), {"question": "Where?", "name": "x"}
+    certain = frame.assign(share=(frame["b"] >= 10) * 1.0).set_index(["a", "b"])["share"]
+    figure = draw_plane(frame, manifest, None, "a", "b", "epsilon", certain=certain)
+    (path,) = figure.axes[0].collections[-1].get_paths()
+    np.testing.assert_allclose(path.vertices[:, 1], 5.5)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["ε ≤ 0.1 certain beforehand"]
+    none = draw_plane(frame, manifest, None, "a", "b", "epsilon", certain=0 * certain)
+    assert not none.legends
+
+
 def test_the_page_s_heat_map_holds_the_same_and_names_no_band_of_another_plane():
     frame = plane_frame()
     table = quartiles(frame, ["a", "b"], "epsilon")["median"].rename("epsilon").reset_index()

@@ -135,15 +135,25 @@ def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure
     if fits.methods:
         drawn["methods"] = draw_methods(frame, manifest)
     if fits.plane is not None and points is not None:
+        certain = quartiles(frame, list(fits.plane), "assumptions_hold")["median"]
         drawn["plane"] = draw_plane(
-            points, manifest, run.border(), *fits.plane, "share", trials=len(frame)
+            points,
+            manifest,
+            run.border(),
+            *fits.plane,
+            "share",
+            trials=len(frame),
+            certain=certain,
         )
         if not value_of(manifest).startswith(("epsilon", "tau", "delta")):
             drawn["quality"] = draw_plane(frame, manifest, run.border(), *fits.plane, QUALITY)
     elif fits.plane is not None:
         meant = as_meant(frame)
         others = settings_of(meant, manifest, apart_from=fits.plane)
-        drawn["plane"] = draw_plane(meant, manifest, None, *fits.plane, value_of(manifest), others)
+        certain = quartiles(meant, list(fits.plane), "assumptions_hold")["median"]
+        drawn["plane"] = draw_plane(
+            meant, manifest, None, *fits.plane, value_of(manifest), others, certain=certain
+        )
     if fits.axis is not None:
         drawn["axis"] = draw_axis(frame, manifest, fits.axis)
     return drawn

@@ -26,13 +26,14 @@ from gaunlearn.report.style import (
     title_of,
     told,
 )
+from gaunlearn.schema import GUARANTEED_EPSILON
 
 __all__ = ["draw_plane"]
 
 _MOST_PANELS = 6
 _MOST_COLUMNS = 3
 _COLOURS = "viridis"
-_BORDER, _HOLLOW, _MARK = "#D55E00", "#dddddd", "#8c8c8c"
+_BORDER, _HOLLOW, _MARK, _SURE = "#D55E00", "#dddddd", "#8c8c8c", "#CC79A7"
 
 
 class _Cells:
@@ -64,10 +65,26 @@ class _Cells:
         self.seen[i, j] = True
         self.median = np.full(self.seen.shape, np.nan)
         self.median[i, j] = medians
-        if not self.seen.all():
-            every = np.moveaxis(np.indices(self.seen.shape), 0, -1)
-            near = NearestNDInterpolator(np.argwhere(self.seen), self.median[self.seen])
-            self.median = near(every)
+        self.median = self.filled(self.median)
+
+    def filled(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of the grid; where nobody has looked, those of the nearest point."""
+        if self.seen.all():
+            return values
+        every = np.moveaxis(np.indices(self.seen.shape), 0, -1)
+        return NearestNDInterpolator(np.argwhere(self.seen), values[self.seen])(every)
+
+    def over(self, by_place: pd.Series) -> NDArray[np.float64]:
+        """Numbers indexed by both axes' values, on the grid; 0 where there is none."""
+        found = np.zeros(self.seen.shape)
+        for level, values in enumerate((self.x, self.y)):  # another panel may have others
+            by_place = by_place[by_place.index.get_level_values(level).isin(values)]
+        i, j = (
+            np.searchsorted(values, by_place.index.get_level_values(level))
+            for level, values in enumerate((self.x, self.y))
+        )
+        found[i, j] = by_place.fillna(0.0)
+        return self.filled(found)
 
 
 def _norm(values: NDArray[Any]) -> Normalize:
@@ -97,6 +114,7 @@ def draw_plane(
     facets: Sequence[str] = (),
     trials: int | None = None,
     about: str = "",
+    certain: pd.Series | None = None,
 ) -> Figure:
     """Medians of a column at each pair of values of two others, a panel for each combination of
     some more.
@@ -108,6 +126,8 @@ def draw_plane(
         facets: columns, each combination of whose values gets a panel; of none, one for all.
         trials: how many there are, if rows of ``frame`` are something else.
         about: which trials these are; for the small print.
+        certain: the share of trials of which theory says beforehand that unlearning succeeds
+            (``assumptions_hold``), indexed by x and y; a line where it is a half.
     """
     seen = frame.dropna(subset=[x, y])
     groups = [(told(facets, values), group) for values, group in grouped(seen, facets)]
@@ -122,7 +142,7 @@ def draw_plane(
     figure = Figure(figsize=(2.6 + 4.2 * columns, 1.9 + 3.7 * rows))
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     logs = is_log(frame[x]), is_log(frame[y])
-    hollow = partly = uncertified = False
+    hollow = partly = uncertified = proven = False
     for ax, each, (label, _) in zip(panels.flat, cells, shown, strict=False):
         edges = [cell_edges(v, log) for v, log in zip((each.x, each.y), logs, strict=True)]
         clipped = np.clip(each.median, norm.vmin, norm.vmax)
@@ -133,6 +153,11 @@ def draw_plane(
             partly = True
             i, j = np.nonzero(each.seen)
             ax.plot(each.x[i], each.y[j], ".", color="white", markersize=2.2, markeredgewidth=0)
+        if certain is not None:
+            share_certain = each.over(certain)
+            if min(share_certain.shape) > 1 and share_certain.min() < 0.5 <= share_certain.max():
+                ax.contour(each.x, each.y, share_certain.T, [0.5], colors=_SURE, linewidths=1.6)
+                proven = True
         if len(each.uncertified):
             uncertified = True
             ax.scatter(*each.uncertified.T, s=30 * each.failed, marker="x", c=_MARK, linewidths=1)
@@ -162,7 +187,7 @@ def draw_plane(
     if share and value != "share":
         what = f"share with {symbol_of(value)}"
     figure.colorbar(ScalarMappable(norm, _COLOURS), cax=bar, label=what)
-    _legend(figure, manifest, border is not None, hollow, uncertified)
+    _legend(figure, manifest, border is not None, hollow, uncertified, proven)
     figure.suptitle(
         "\n".join(wrapped), x=0.02, y=1 - 0.12 / height, va="top", ha="left", fontsize=11
     )
@@ -178,7 +203,12 @@ def draw_plane(
 
 
 def _legend(
-    figure: Figure, manifest: Mapping[str, Any], has_border: bool, hollow: bool, uncertified: bool
+    figure: Figure,
+    manifest: Mapping[str, Any],
+    has_border: bool,
+    hollow: bool,
+    uncertified: bool,
+    proven: bool,
 ) -> None:
     handles: list[Any] = []
     if has_border:
@@ -187,6 +217,9 @@ def _legend(
         if about["confidence"] > 0:  # one seed has no band
             sure = f"{100 * about['confidence']:.0f} % band of seeds, at each point"
             handles.append(Line2D([], [], color=_BORDER, linestyle=":", linewidth=1.2, label=sure))
+    if proven:
+        sure = f"ε ≤ {GUARANTEED_EPSILON:g} certain beforehand"
+        handles.append(Line2D([], [], color=_SURE, linewidth=1.6, label=sure))
     if hollow:
         handles.append(Patch(facecolor=_HOLLOW, label="no number"))
     if uncertified:
