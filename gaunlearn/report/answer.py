@@ -227,7 +227,7 @@ def _every(lines: Sequence[Line], axis: str, column: str) -> str:
 
 def _against_nothing(lines: Sequence[Line], axis: str) -> str:
     """Where unlearning is better than doing nothing, and from where on it no longer is."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         if line.untouched.empty:
             continue
@@ -247,11 +247,19 @@ def _against_nothing(lines: Sequence[Line], axis: str) -> str:
                 verdict = f"no longer better from {_number(at)} on"
             else:
                 verdict = "better only in places"
-            where = f" ({line.label})" if len(lines) > 1 else ""
-            found.setdefault(verdict, []).append(f"{name}{where}")
+            found.setdefault(verdict, {}).setdefault(name, []).append(line.label)
     if not found:
         return ""
-    return f" It is {_joined([f'{v} in {_joined(names)}' for v, names in found.items()])}."
+
+    def told(names: Mapping[str, list[str]]) -> str:
+        return _joined(
+            [
+                name if len(labels) == len(lines) else f"{name} ({', '.join(labels)})"
+                for name, labels in names.items()
+            ]
+        )
+
+    return f" It is {_joined([f'{verdict} in {told(names)}' for verdict, names in found.items()])}."
 
 
 def _of_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> str:
