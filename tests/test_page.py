@@ -58,6 +58,7 @@ def test_the_answer_is_computed_from_the_trials(run, page_file):
     least = medians.groupby("n").min()
     known = least[least < 1e8]
     assert f"{known.min():.3g}" in found[1]
+    assert f"n {known.idxmin()}" in found[1]
     assert (f"In {2 - len(known)} of 2 settings most trials have none" in found[1]) == (
         len(known) < 2
     )
@@ -238,10 +239,7 @@ def test_values_and_trials_of_a_figure_without_a_mouse(page, run):
     cells = first.locator("tbody tr").first.locator("td").all_inner_texts()
     names = first.locator("thead th").all_inner_texts()
     row = dict(zip(names, cells, strict=True))
-    n, step = (
-        int(row["line"].split()[1]),
-        float(row["step fraction"] if "step fraction" in row else row["step_fraction"]),
-    )
+    n, step = int(row["line"].split()[1]), float(row["step_fraction"])
     mine = frame[(frame["n"] == n) & (frame["step_fraction"] == step)]
     assert int(row["trials"]) == len(mine)
     median = mine["epsilon"].fillna(np.inf).median()

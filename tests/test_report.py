@@ -17,7 +17,7 @@ from gaunlearn.report.parts import as_meant, fits_of, lines_along, settings_of
 from gaunlearn.report.plane import draw_plane
 from gaunlearn.report.plots import lines_plot, plane_plot
 from gaunlearn.report.style import cell_edges
-from gaunlearn.report.summary import _membership
+from gaunlearn.report.summary import _group, _membership
 from gaunlearn.sweep.store import RunError
 
 MANIFEST = {"swept": ["method", "correlation", "n"], "question": "When?", "name": "x"}
@@ -177,7 +177,8 @@ def test_the_figure_marks_where_a_method_is_worse_than_nothing_for_good(gone):
     assert labels == ["ascent", "newton", "doing nothing", "trained model, on its own samples"]
     text = answer_of(frame_of(epsilon), MANIFEST, None, None)
     assert f"no longer better from {'0.8' if gone else '0.2'} on in ε (ascent)" in text
-    assert "everywhere better than doing nothing in ε (newton)" in text
+    assert "Against doing nothing it is " in text
+    assert "everywhere better in ε (newton)" in text
     assert "nowhere better in 1 \N{MINUS SIGN} cos" in text
 
 
@@ -223,6 +224,10 @@ def test_the_answer_names_the_best_method_its_cost_and_what_nothing_does():
     assert "newton (median 2, in 1 of 3 settings) and none in 1, where no method has a" in text
     assert "against 3 or no number for doing nothing" in text
     assert "is newton (median 0.1, in 3 of 3 settings)" in text
+    references = frame[frame["method"].isin(("retraining", "newton"))]
+    references = references.replace({"method": {"newton": "limit_polishing"}})
+    text = answer_of(references, {"swept": ["method"]}, None, None)
+    assert "Of 2 methods the least ε is that of retraining (median 0)" in text
     tied = frame.assign(tau_retrain=0.1)
     text = answer_of(tied, {"swept": ["method"]}, None, None)
     assert "is corrected ascent or identity or newton (median 0.1)" in text
@@ -256,9 +261,19 @@ def test_the_answer_of_a_border_says_on_which_side_it_holds():
     points = pd.DataFrame({"m": [1, 1, 2, 2], "d": [1, 9, 1, 9], "share": [1.0, 1.0, 0.0, 0.0]})
     border = pd.DataFrame({"curve": ["border"] * 2, "m": [1.5, 1.5], "d": [1.0, 9.0]})
     frame = pd.DataFrame({"separated": [True] * 3 + [False], "method": "a", "step_fraction": 1.0})
+    frame = frame.assign(epsilon=[0.1] * 3 + [np.nan], m=[1, 1, 2, 2], d=[1, 9, 1, 9])
     text = answer_of(frame, manifest, border, points)
     assert "holds at 2 of the 4 points looked at, of 4 in (m, d), towards smaller m; 1 of 4" in text
     assert text.endswith("Its border runs over m from 1.5 to 1.5 and d from 1 to 9."), "no band"
+    assert "least ε" not in text, "the border is about that itself"
+    # Of a border about something else it is told how well is unlearned on its two sides.
+    manifest["border"] = about | {"predicate": "phi <= 1", "column": "phi"}
+    points["margin"] = [1.0, 1.0, -1.0, -1.0]
+    frame = frame.assign(phi=1.0, epsilon_delta1_tau2=[1.0, 3.0, 5.0, 9.0])
+    text = answer_of(frame, manifest, border, points)
+    assert "least ε with δ ≤ 0.1 and τ ≤ 0.01 has a median of 2 inside and 7 outside." in text
+    nothing = answer_of(frame.assign(phi=np.nan), manifest, border, points)
+    assert nothing == "No trial has a value of phi: there is nothing to be found."
 
 
 def plane_frame():
@@ -436,3 +451,18 @@ def test_a_view_does_not_mix_methods_with_nothing_unless_it_is_about_them():
     kept, about = _meant(both, MANIFEST, ["correlation", None, "epsilon", "method"])
     assert "identity" in set(kept["method"])
     assert about == ", at step fraction 1"
+
+
+def test_the_summary_too_counts_no_number_as_the_worst(undisturbed):
+    """Two of three trials at the best step get no number: half of them and more have none, and the
+    step with the least median is another one."""
+    frame = undisturbed.to_pandas()
+    steps = sorted(frame["step_fraction"].unique())
+    assert len(steps) > 1
+    each = len(frame) // len(steps)
+    epsilon = {step: 1.0 + place for place, step in enumerate(steps)}
+    frame = frame.assign(epsilon=frame["step_fraction"].map(epsilon)).reset_index(drop=True)
+    first = frame.index[frame["step_fraction"] == steps[0]]
+    assert f"at step fraction {steps[0]:g}: median 1.00e+00" in _group(frame)[0]
+    frame.loc[first[: each // 2 + 1], "epsilon"] = np.nan
+    assert f"at step fraction {steps[1]:g}: median 2.00e+00" in _group(frame)[0]

@@ -9,15 +9,9 @@ import pandas as pd
 from gaunlearn.report.axis import crossing, is_below
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.parts import DIALS, Line, as_meant, fits_of, grouped, lines_along, settings_of
-from gaunlearn.report.style import LEAST_SHOWN, QUALITY, told
+from gaunlearn.report.style import LEAST_SHOWN, QUALITY, tells_quality, told, value_of
 
 __all__ = ["answer_of"]
-
-
-def _number(value: float) -> str:
-    if not np.isfinite(value):
-        return "no number"
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.5g}"
 
 
 # Settings that a sentence names one by one.
@@ -26,6 +20,12 @@ _MOST_TOLD = 3
 _LEAST_TREND = 0.2
 # Relative difference of medians that are as good as each other.
 _TIED = 1e-3
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "no number"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -43,12 +43,8 @@ def _side(points: pd.DataFrame, axes: Sequence[str]) -> str:
     return f", towards {_joined(towards)}" if towards else ""
 
 
-def _quality(
-    frame: pd.DataFrame, points: pd.DataFrame | None, axes: Sequence[str], column: str | None
-) -> str:
+def _quality(frame: pd.DataFrame, points: pd.DataFrame, axes: Sequence[str]) -> str:
     """How well is unlearned on both sides of a border that is about something else."""
-    if points is None or column is None or column.startswith(("epsilon", "tau", "delta")):
-        return ""
     inside = pd.MultiIndex.from_frame(points.loc[points["margin"] >= 0, list(axes)].astype(float))
     here = pd.MultiIndex.from_frame(frame[list(axes)].astype(float)).isin(inside)
     sides = [median_of(frame[QUALITY][side]) for side in (here, ~here)]
@@ -64,8 +60,10 @@ def _of_border(
     border: pd.DataFrame | None,
     points: pd.DataFrame | None,
 ) -> str:
-    about = manifest["border"]
+    about, column = manifest["border"], value_of(manifest)
     first, second = about["axes"]
+    if frame[column].isna().all():
+        return f"No trial has a value of {column}: there is nothing to be found."
     inside = f"{about['points_inside']} of the {about['points']} points looked at"
     text = (
         f"“{about['predicate']}” holds at {inside}, of {about['points_of_full_grid']} in "
@@ -75,10 +73,8 @@ def _of_border(
     without = int((~frame["separated"]).sum())
     if without:
         text = f"{text[:-1]}; {without} of {len(frame)} trials have no certificate."
-    about_column = about.get("column")
-    if about_column in frame and frame[about_column].isna().all():
-        return f"No trial has a value of {about_column}: there is nothing to be found."
-    text += _quality(frame, points, (first, second), about_column)
+    if points is not None and not tells_quality(manifest):
+        text += _quality(frame, points, (first, second))
     line = None if border is None else border[border["curve"] == "border"]
     if line is None or line.empty:
         return f"{text} No border runs between them."
@@ -88,8 +84,7 @@ def _of_border(
     return (
         f"{text} Its border runs over {first} from {_number(low[first])} to "
         f"{_number(high[first])} and {second} from {_number(low[second])} to "
-        f"{_number(high[second])}"
-        f"{band}."
+        f"{_number(high[second])}{band}."
     )
 
 
@@ -115,7 +110,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _best(numbers: Mapping[str, float]) -> tuple[str, float]:
-    """Whose number is least, and that number; several whose first three digits are the same."""
+    """Whose number is least, and that number; several that differ by ``_TIED`` at most."""
     least = min(value for value in numbers.values() if np.isfinite(value))
     names = [
         name.replace("_", " ") for name, value in numbers.items() if value <= least * (1 + _TIED)
@@ -131,20 +126,21 @@ def _winners(settings: Sequence[Mapping[str, float]]) -> str:
         names, least = _best(numbers)
         by_winner.setdefault(names, []).append(least)
     order = sorted(by_winner, key=lambda name: -len(by_winner[name]))
-    told = [
-        f"{name} (median {_range(by_winner[name])}"
-        + (f", in {len(by_winner[name])} of {len(settings)} settings)" * (len(settings) > 1) or ")")
-        for name in order[:_MOST_TOLD]
-    ]
+    parts = []
+    for name in order[:_MOST_TOLD]:
+        won = by_winner[name]
+        where = f", in {len(won)} of {len(settings)} settings" if len(settings) > 1 else ""
+        parts.append(f"{name} (median {_range(won)}{where})")
     if len(decided) < len(settings):
-        told.append(f"none in {len(settings) - len(decided)}, where no method has a number")
-    return _joined(told)
+        parts.append(f"none in {len(settings) - len(decided)}, where no method has a number")
+    return _joined(parts)
 
 
 def _of_methods(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str:
     meant = as_meant(frame)
-    # A limit is a KKT point by definition, and competes with nobody in epsilon.
-    meant = meant[~meant["method"].isin(("retraining", "limit_polishing"))]
+    # A limit is a KKT point by definition, and retraining is what the others are compared with.
+    competing = meant[~meant["method"].isin(("retraining", "limit_polishing"))]
+    meant = meant if competing.empty else competing
     groups = [group for _, group in grouped(meant, settings_of(meant, manifest, apart_from=DIALS))]
     epsilon, tau, cost = (
         [_by_method(group, column) for group in groups]
@@ -208,8 +204,7 @@ def _of_steps(frame: pd.DataFrame, swept: Sequence[str]) -> str:
         f"{where}ε is smallest at step fraction {_number(low.step)}: median "
         f"{_number(low.epsilon)}, against {_number(low.retrained)} of a retrained model. There "
         f"the unlearned and the retrained model differ by 1 \N{MINUS SIGN} cos = "
-        f"{_number(low.tau)}, two retrainings by "
-        f"{_number(low.floor)}.{missing}"
+        f"{_number(low.tau)}, two retrainings by {_number(low.floor)}.{missing}"
     )
 
 
@@ -240,7 +235,7 @@ def _against_nothing(lines: Sequence[Line], axis: str) -> str:
             if better.empty:
                 continue
             if better.all():
-                verdict = "everywhere better than doing nothing"
+                verdict = "everywhere better"
             elif not better.any():
                 verdict = "nowhere better"
             elif at is not None:
@@ -251,15 +246,14 @@ def _against_nothing(lines: Sequence[Line], axis: str) -> str:
     if not found:
         return ""
 
-    def told(names: Mapping[str, list[str]]) -> str:
-        return _joined(
-            [
-                name if len(labels) == len(lines) else f"{name} ({', '.join(labels)})"
-                for name, labels in names.items()
-            ]
-        )
-
-    return f" It is {_joined([f'{verdict} in {told(names)}' for verdict, names in found.items()])}."
+    parts = []
+    for verdict, names in found.items():
+        measures = [
+            name if len(labels) == len(lines) else f"{name} ({', '.join(labels)})"
+            for name, labels in names.items()
+        ]
+        parts.append(f"{verdict} in {_joined(measures)}")
+    return f" Against doing nothing it is {_joined(parts)}."
 
 
 def _of_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> str:

@@ -67,7 +67,7 @@ def _plain(ax: Axes, frame: pd.DataFrame, axis: str, column: str, colour: str, s
     return True
 
 
-def _legend(figure: Figure, ax: Axes, lines: Sequence[Line], kinds: Mapping[str, Any]) -> int:
+def _legend(ax: Axes, lines: Sequence[Line], kinds: Mapping[str, Any]) -> int:
     """Colours by setting, styles by what a line is of; returns how many rows it takes."""
     handles = [
         Line2D([], [], color=COLOURS[k % len(COLOURS)], marker=".") for k in range(len(lines))
@@ -132,7 +132,7 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     if is_log(frame[axis]):
         panels[3].set_xscale("log")
     panels[3].set_xlabel(symbol_of(axis))
-    rows = _legend(figure, panels[0], lines, kinds)
+    rows = _legend(panels[0], lines, kinds)
     wrapped = textwrap.wrap(title_of(manifest), 76)
     figure.suptitle("\n".join(wrapped), x=0.02, ha="left", fontsize=11)
     note = (

@@ -23,6 +23,7 @@ from gaunlearn.report.style import (
     QUALITY,
     footnote,
     label_decades,
+    tells_quality,
     title_of,
     told,
     value_of,
@@ -145,7 +146,7 @@ def _drawn(frame: pd.DataFrame, run: Run, view: View | None) -> dict[str, Figure
             trials=len(frame),
             certain=certain,
         )
-        if not value_of(manifest).startswith(("epsilon", "tau", "delta")):
+        if not tells_quality(manifest):
             drawn["quality"] = draw_plane(frame, manifest, run.border(), *fits.plane, QUALITY)
     elif fits.plane is not None:
         meant = as_meant(frame)

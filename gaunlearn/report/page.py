@@ -21,7 +21,7 @@ from gaunlearn.report.answer import answer_of
 from gaunlearn.report.medians import quartiles
 from gaunlearn.report.parts import DIALS, as_meant, fits_of, grouped, settings_of
 from gaunlearn.report.plots import Plot, lines_plot, plane_plot
-from gaunlearn.report.style import QUALITY, symbol_of, title_of, told, value_of
+from gaunlearn.report.style import QUALITY, symbol_of, tells_quality, title_of, told, value_of
 from gaunlearn.schema import COLUMNS, GUARANTEED_EPSILON
 from gaunlearn.sweep.store import Run
 
@@ -180,23 +180,28 @@ def _planes(frame: pd.DataFrame, run: Run, x: str, y: str) -> dict[str, Plot]:
     manifest, border, points = run.manifest, run.border(), run.points()
     if points is not None:
         found = {"Where it holds": plane_plot(points, x, y, "share", border, manifest)}
-        if not value_of(manifest).startswith(("epsilon", "tau", "delta")):
+        if not tells_quality(manifest):
             table = quartiles(frame, [x, y], QUALITY)["median"].rename(QUALITY).reset_index()
             title = f"Median {symbol_of(QUALITY)}"
             found[title] = plane_plot(table, x, y, QUALITY, border, manifest)
         return found
     value, meant = value_of(manifest), as_meant(frame)
     others = settings_of(meant, manifest, apart_from=(x, y))
-    groups = grouped(meant, others)
-    found = {}
+    groups, found = grouped(meant, others), {}
     for values, group in groups[:_MOST_SETTINGS]:
         table = quartiles(group, [x, y], value)["median"].rename(value).reset_index()
         where = f", {told(others, values)}" if others else ""
         setting = dict(zip(others, values, strict=True))
         found[f"Median {value}{where}"] = plane_plot(table, x, y, value, None, manifest, setting)
-    if len(groups) > len(found):
+    return _cut(found, len(groups))
+
+
+def _cut(found: dict[str, Plot], settings: int) -> dict[str, Plot]:
+    """Say at the last figure how many settings have none."""
+    if settings > _MOST_SETTINGS:
         last, plot = next(reversed(found.items()))
-        found[last] = plot._replace(note=f"{len(groups) - len(found)} more settings are not drawn")
+        missing = f"{settings - _MOST_SETTINGS} more settings are not drawn"
+        found[last] = plot._replace(note="; ".join(filter(None, (plot.note, missing))))
     return found
 
 
@@ -214,7 +219,7 @@ def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Plot]:
         for value in _MEASURES:
             found[f"{value} along {along}"] = lines_plot(frame, along, value, varying)
     elif fits.methods:
-        # A figure for each setting: a line for each method and each of them could not be read.
+        # A figure for each setting: lines of all settings and methods in one could not be read.
         others = settings_of(frame, manifest, apart_from=DIALS)
         groups = grouped(as_meant(frame), others)
         for values, group in groups[:_MOST_SETTINGS]:
@@ -223,10 +228,7 @@ def _plots(frame: pd.DataFrame, run: Run) -> dict[str, Plot]:
             for value in _MEASURES:
                 plot = lines_plot(group, "unlearn_gradients", value, ["method"], setting)
                 found[f"{value} against cost{where}"] = plot
-        if len(groups) > _MOST_SETTINGS:
-            last, plot = next(reversed(found.items()))
-            note = f"{len(groups) - _MOST_SETTINGS} more settings are not drawn"
-            found[last] = plot._replace(note=note)
+        found = _cut(found, len(groups))
     return found
 
 

@@ -110,6 +110,7 @@ def lines_plot(
     log_x = is_log(frame[x], float(of_cost))
     log_y = is_log(frame[value], LEAST_SHOWN)
     least = LEAST_SHOWN if log_y else -np.inf
+    least_x = 1.0 if of_cost and log_x else -np.inf
     plot = _plot(
         x_axis_type="log" if log_x else "linear",
         y_axis_type="log" if log_y else "linear",
@@ -142,7 +143,7 @@ def lines_plot(
         trials += behind
         source = ColumnDataSource(
             {
-                "x": np.maximum(table.index.to_numpy(float), float(of_cost and log_x)),
+                "x": np.maximum(table.index.to_numpy(float), least_x),
                 "at": words[x],
                 "y": shown["median"],
                 "low": shown["low"],
@@ -169,7 +170,7 @@ def lines_plot(
         if bound in group and group[bound].notna().any():
             line = quartiles(group, x, bound)["median"].dropna()
             plot.line(
-                line.index.to_numpy(float),
+                np.maximum(line.index.to_numpy(float), least_x),
                 line.clip(lower=least).to_numpy(),
                 color=colour,
                 line_width=1.5,
@@ -196,7 +197,7 @@ def lines_plot(
         plot.height += 24 * -(-len(labels) // legend.ncols)
         plot.add_layout(legend, "below")
     notes = ["dotted: the bound stated beforehand"] if has_bound else []
-    if of_cost and log_x and (frame[x] == 0).any():
+    if (frame[x] < least_x).any():
         notes.append("a cost of 0 is drawn at 1")
     if len(found) > _MOST_LINES:
         notes.append(f"the first {_MOST_LINES} of {len(found)} settings are drawn")
@@ -258,8 +259,8 @@ def plane_plot(
             value: [_shown(v) for v in numbers],
         }
     )
-    known = {"seeds": "seeds", "separated": "share with a certificate"}
-    extra = {name: label for name, label in known.items() if name in table}
+    labels = {"seeds": "seeds", "separated": "share with a certificate"}
+    extra = {name: label for name, label in labels.items() if name in table}
     for name, label in extra.items():
         words[label] = [_shown(v) for v in table[name]]
     source = ColumnDataSource(

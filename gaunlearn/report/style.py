@@ -21,6 +21,7 @@ __all__ = [
     "is_log",
     "label_decades",
     "symbol_of",
+    "tells_quality",
     "title_of",
     "told",
     "value_of",
@@ -95,6 +96,14 @@ def told(names: Sequence[str], values: Sequence[Any]) -> str:
 def value_of(manifest: Mapping[str, Any]) -> str:
     """The column that a run is about: the one of its border; epsilon otherwise."""
     return manifest.get("border", {}).get("column", "epsilon")
+
+
+def tells_quality(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run's border is about how well is unlearned, or compares methods; otherwise its
+    plane is worth a look at that too.
+    """
+    predicate = manifest["border"]["predicate"]
+    return " beats " in predicate or value_of(manifest).startswith(("epsilon", "tau", "delta"))
 
 
 def cell_edges(values: NDArray[Any], log: bool) -> NDArray[np.float64]:

@@ -5,15 +5,28 @@ import itertools
 import pandas as pd
 
 from gaunlearn.report.answer import answer_of
-from gaunlearn.schema import name_of_budget
+from gaunlearn.report.medians import median_of, quartiles
+from gaunlearn.report.style import QUALITY
 from gaunlearn.sweep.store import Run
 
 __all__ = ["summarise"]
 
 # Lines that a reader still reads.
 _MOST_GROUPS = 4
-# What a trial is called successful by: MYV's definition at budgets of (0.1, 0.1, 0.01).
-_SUCCESS_COLUMN = name_of_budget(1, 2)
+# Columns whose medians are told; a trial without a number counts as the worst (``medians``).
+_TOLD = (
+    "epsilon",
+    "epsilon_train",
+    "epsilon_retrain",
+    "delta",
+    "tau",
+    "tau_retrain",
+    "tau_retrain_floor",
+    QUALITY,
+    "margin_forget_original",
+    "margin_forget_unlearned",
+    "margin_forget_retrained",
+)
 
 
 def summarise(run: Run) -> list[str]:
@@ -47,14 +60,14 @@ def summarise(run: Run) -> list[str]:
 def _group(frame: pd.DataFrame) -> list[str]:
     failed = int((~frame["separated"]).sum())
     note = [f"{failed} trials have no certificate: the model does not separate its samples"]
-    by_step = frame.groupby("step_fraction")["epsilon"].median()
+    by_step = quartiles(frame, "step_fraction", "epsilon")["median"]
     if by_step.isna().all():
         return note
     best = by_step.idxmin()
     at_best = frame[frame["step_fraction"] == best]
-    distance = frame.groupby("step_fraction")["tau_retrain"].median()
+    distance = quartiles(frame, "step_fraction", "tau_retrain")["median"]
     nearest = "nowhere" if distance.isna().all() else f"{distance.idxmin():g}"
-    median = at_best.median(numeric_only=True)
+    median = {name: median_of(at_best[name]) for name in _TOLD}
     lines = [
         f"epsilon is smallest at step fraction {best:g}: median {median['epsilon']:.2e} "
         f"(trained model {median['epsilon_train']:.2e}, retrained {median['epsilon_retrain']:.2e})",
@@ -65,11 +78,11 @@ def _group(frame: pd.DataFrame) -> list[str]:
         f"{median['margin_forget_unlearned']:.3f} after, "
         f"{median['margin_forget_retrained']:.3f} retrained",
     ]
-    least = at_best[_SUCCESS_COLUMN]
     lines.insert(
         2,
-        f"(0.1, 0.1, 0.01)-successful: {100 * (least <= 0.1).mean():.0f} % of the trials there; "
-        f"least epsilon at delta <= 0.1 and tau <= 0.01: median {least.median():.2e}",
+        f"(0.1, 0.1, 0.01)-successful: {100 * (at_best[QUALITY] <= 0.1).mean():.0f} % of the "
+        f"trials there; least epsilon at delta <= 0.1 and tau <= 0.01: median "
+        f"{median[QUALITY]:.2e}",
     )
     if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)

@@ -28,6 +28,7 @@ _TIE = 1e-9
 _LEVEL = re.compile(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)")
 _BEATS = re.compile(r"(\w+) beats (\w+)(?: in (\w+))?")
 _OF_ANY_SIGN = {column.name for column in RESULTS if column.range.startswith("real")}
+_YES_OR_NO = {column.name for column in RESULTS if column.type == "bool"}
 _SMALLER_IS_BETTER = ("epsilon", "delta", "tau", "disagreement")
 
 
@@ -55,8 +56,7 @@ _ALONE = {"tau_retrain": _Level("tau_retrain", "<=", "tau_retrain_floor")}
 def _read(predicate: str) -> _Level | _Beats | None:
     """What a predicate says; None if it is none."""
     text = predicate.strip()
-    yes_or_no = {column.name for column in RESULTS if column.type == "bool"}
-    if text in yes_or_no:
+    if text in _YES_OR_NO:
         return _Level(text, ">=", 0.5)
     if text in _ALONE:
         return _ALONE[text]
@@ -123,9 +123,10 @@ def _check_predicate(grid: Grid, predicate: Any) -> str:
     numbers = {c.name for c in RESULTS if c.type not in ("string", "bool")}
     if not isinstance(predicate, str):
         grid.fail(key, allowed)
+    predicate = predicate.strip()
+    if predicate in _YES_OR_NO:
+        return predicate
     read = _read(predicate)
-    if isinstance(read, _Level) and read.sign == ">=" and read.column == predicate.strip():
-        return predicate.strip()
     if isinstance(read, _Level):
         for name in (read.column, read.bound):
             if isinstance(name, str) and name not in numbers:
@@ -137,9 +138,9 @@ def _check_predicate(grid: Grid, predicate: Any) -> str:
                 grid.fail(key, allowed)
             if read.bound < 0 and read.column not in _OF_ANY_SIGN:
                 grid.fail(key, f"{read.column} is nowhere below 0")
-        return predicate.strip()
-    if read is None and predicate.strip() in numbers:
-        grid.fail(key, f'needs a level, such as "{predicate.strip()} <= 0.1"')
+        return predicate
+    if read is None and predicate in numbers:
+        grid.fail(key, f'needs a level, such as "{predicate} <= 0.1"')
     if read is None:
         grid.fail(key, allowed)
     better = {name for name in numbers if name.startswith(_SMALLER_IS_BETTER)}
@@ -151,7 +152,7 @@ def _check_predicate(grid: Grid, predicate: Any) -> str:
     for method in read.method, read.other:
         if method not in grid.kinds["unlearn"]:
             grid.fail(key, f"unlearn.method has no {method!r}")
-    return predicate.strip()
+    return predicate
 
 
 def _axis_number(grid: Grid, name: Any) -> int:
@@ -240,9 +241,9 @@ def margins_of(border: Border, frame: pd.DataFrame) -> NDArray[np.float64]:
     trial.
 
     Of a level on a positive column the log of the ratio to it, within a factor of 10 (of others the
-    difference); of one method
-    that is to beat another the log of the ratio of their columns on the same training and forgotten
-    samples. A trial without a number is outside. Of a seed's trials the median.
+    difference); of one method that is to beat another the log of the ratio of their columns on the
+    same training and forgotten samples. A trial without a number is outside. Of a seed's trials the
+    median.
     """
     read = _read(border.predicate)
     first, second = border.columns

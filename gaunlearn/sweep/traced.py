@@ -7,7 +7,8 @@ JAX, the stage with what is static in it, shapes and types of its arguments, and
 
 All programs are called in the form in which they are kept, whether they were found or made just
 now, so that both give the same numbers. What cannot be read, or kept, is traced: nothing relies on
-this, and without a cache of compiled programs there is none of it.
+this, and without a cache of compiled programs there is none of it. A program that calls what JAX
+gives no stable form (a callback, some libraries of a GPU) is traced in every process.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ import jaxlib
 import numpy as np
 
 from gaunlearn.sweep.identity import digest
+from gaunlearn.sweep.place import Place
 
 __all__ = ["register", "traced"]
 
@@ -55,9 +57,9 @@ def _file(name: str, arguments: Sequence[Any]) -> Path | None:
         str(jax.config.values[key])
         for key in ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion")
     ]
-    devices = [(device.platform, device.device_kind) for device in jax.local_devices()]
+    devices = [[device.platform, device.device_kind] for device in jax.local_devices()]
     versions = [jax.__version__, jaxlib.__version__, _sources()]
-    key = digest([name, shapes, settings, [list(device) for device in devices], versions])
+    key = digest([name, shapes, settings, devices, versions])
     return Path(directory) / f"traced-{key}"
 
 
@@ -73,9 +75,7 @@ def _read(file: Path) -> jax.export.Exported | None:
 def _keep(file: Path, exported: jax.export.Exported) -> None:
     with suppress(Exception):  # a full disk, a type that has no serial form
         content = bytes(exported.serialize())
-        part = file.with_name(f"{file.name}.{digest([str(id(exported)), jax.process_index()])[:8]}")
-        part.write_bytes(hashlib.sha256(content).digest() + content)
-        part.replace(file)
+        Place.of(file.parent).write(file.name, hashlib.sha256(content).digest() + content)
 
 
 def traced(
@@ -86,7 +86,7 @@ def traced(
     Args:
         program: jitted; takes the arguments one by one.
         name: tells it from all others of this package.
-        arguments: arrays.
+        arguments: arrays, or their shapes and types.
         shardings: of each argument.
     """
     file = _file(name, arguments)
@@ -94,11 +94,12 @@ def traced(
         return program
     exported = _read(file)
     if exported is None:
-        try:
+        with suppress(Exception):  # if it is the program that is wrong, it says so when it runs
             exported = jax.export.export(program)(*arguments)
-        except (ValueError, NotImplementedError):  # holds what has no stable form
+        if exported is None:
             return program
         _keep(file, exported)
-    call, places = jax.jit(exported.call, in_shardings=tuple(shardings)), tuple(shardings)
+    places = tuple(shardings)
+    call = jax.jit(exported.call, in_shardings=places)
     # Results of other programs may lie elsewhere; a plain program would move them by itself.
     return lambda *leaves: call(*jax.device_put(leaves, places))
