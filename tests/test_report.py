@@ -182,6 +182,15 @@ def test_the_figure_marks_where_a_method_is_worse_than_nothing_for_good(gone):
     assert "nowhere better in 1 \N{MINUS SIGN} cos" in text
 
 
+def test_a_mark_is_set_by_numbers_not_by_where_they_are_drawn():
+    """Below what is shown, ascent is still ten times better than nothing."""
+
+    def epsilon(method, step, rho):
+        return (0.5 if step else 1.0) if rho < 0.8 else (1e-12 if step else 1e-11)
+
+    assert texts(draw_axis(frame_of(epsilon), MANIFEST, "correlation"))[0] == []
+
+
 def test_membership_and_its_standard_error_by_hand():
     """Means of two seeds: 0.8 and 0.6, hence 0.7 and (0.2 / sqrt 2) / sqrt 2 = 0.1."""
     frame = pd.DataFrame({"seed": [0, 0, 1, 1], "membership_unlearned": [0.9, 0.7, 0.6, np.nan]})

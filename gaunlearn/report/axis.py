@@ -89,7 +89,7 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     """
     every = lines_along(frame, manifest, axis)
     lines = every[:_MOST_LINES]
-    families = list(dict.fromkeys(line.family for line in lines))
+    several_families = len({line.family for line in lines}) > 1
     figure = Figure(figsize=(7.2, 10.2))
     panels = figure.subplots(4, 1, sharex=True, height_ratios=(1.25, 1, 1.1, 0.6))
     kinds: dict[str, Any] = {}
@@ -97,21 +97,21 @@ def draw_axis(frame: pd.DataFrame, manifest: Mapping[str, Any], axis: str) -> Fi
     for place, line in enumerate(lines):
         colour = COLOURS[place % len(COLOURS)]
         # What does not depend on the method is drawn once for all methods.
-        own = len(families) > 1
         first = line.family not in [other.family for other in lines[:place]]
-        beside = colour if own else _GREY
+        beside = colour if several_families else _GREY
+        # Thinner lines on thicker ones: where they agree, both are seen.
+        width = 3.0 - 1.4 * place / (len(lines) - 1) if len(lines) > 1 else 1.7
         for ax, (column, _, trained, bound) in zip(panels[:3], _ROWS, strict=True):
             q = quartiles(line.trials, axis, column)
             low, mid, high = (q[name].clip(lower=LEAST_SHOWN) for name in ("low", "median", "high"))
             ax.fill_between(q.index, low, high, color=colour, alpha=0.15, linewidth=0)
-            # Thinner lines on thicker ones: where they agree, both are seen.
-            width = 3.0 - 1.4 * place / max(len(lines) - 1, 1) if len(lines) > 1 else 1.7
             ax.plot(q.index, mid, marker=".", color=colour, linewidth=width)
             if len(line.untouched):
                 if first and _plain(ax, line.untouched, axis, column, beside, _NOTHING):
                     kinds["doing nothing"] = _NOTHING
                 if column != "delta":
-                    _mark_worse(ax, mid, quartiles(line.untouched, axis, column)["median"], colour)
+                    nothing = quartiles(line.untouched, axis, column)["median"]
+                    _mark_worse(ax, q["median"], nothing, colour)
             if first and trained and _plain(ax, line.trials, axis, trained, beside, _TRAINED):
                 kinds["trained model, on its own samples"] = _TRAINED
             if bound and _plain(ax, line.trials, axis, bound, beside, _BOUND):
@@ -154,7 +154,7 @@ def _mark_worse(ax: Axes, line: pd.Series, nothing: pd.Series, colour: str) -> N
     first = crossing(line, nothing)
     if first is None:
         return
-    height = line[first] if np.isfinite(line[first]) else nothing[first]
+    height = max(line[first] if np.isfinite(line[first]) else nothing[first], LEAST_SHOWN)
     ax.plot(first, height, marker="^", color=colour, markersize=9, zorder=5)
     ax.annotate(
         f"{first:g}",

@@ -131,5 +131,5 @@ def footnote(figure: Figure, text: str) -> None:
 
 
 def label_decades(axis: Axis) -> None:
-    """Numbers at a log axis' decades, and between them where there are fewer than two."""
+    """Numbers at a log axis' decades, and between them where there is hardly more than one."""
     axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.5, 0.5)))
