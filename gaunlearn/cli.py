@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 __all__ = ["main"]
@@ -29,6 +30,13 @@ def _shard(text: str) -> tuple[int, int]:
     if slash and part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count):
         return int(part) - 1, int(count)
     raise argparse.ArgumentTypeError(f"{text!r} must be i/n with 1 <= i <= n, such as 2/8")
+
+
+def _positive(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} must be a positive number, such as 1 or 0.5")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +72,21 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="keep what is finished there (the default)"
     )
     how.add_argument("--fresh", action="store_true", help="replace what is there")
+    run.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="have workers of a Ray cluster compute it: HOST:PORT of the head, auto (the cluster "
+        "that this machine is a node of) or local (one on this machine, as long as the run lasts)",
+    )
+    run.add_argument(
+        "--gpus-per-task",
+        type=_positive,
+        metavar="N",
+        help="GPUs of each worker, such as 1 or 0.5 (without it workers compute on CPUs)",
+    )
+    run.add_argument(
+        "--cpus-per-task", type=_positive, metavar="N", help="CPU cores of each worker (2, or 1)"
+    )
     run.add_argument(
         "--allow-faulty-jax", action="store_true", help="run even if JAX fails a canary"
     )
@@ -192,13 +215,18 @@ def _print_run(run, files: Sequence[str]) -> None:
 def _run(args: argparse.Namespace) -> int:
     from gaunlearn.report.figures import draw
     from gaunlearn.sweep.machine import keep_compiled
+    from gaunlearn.sweep.processes import join
     from gaunlearn.sweep.runner import run_sweep
     from gaunlearn.sweep.spec import load_spec
 
-    keep_compiled()
     sweep = load_spec(args.spec, args.overrides)
     out = str(Path("results") / sweep.name) if args.out is None else args.out
-    with _Reporter() as reporter:
+    recruit, processes = _crew(args), None
+    if recruit is None:
+        processes = join()
+        keep_compiled()
+    leads = processes is None or processes.index == 0
+    with _Reporter() if leads else nullcontext(lambda progress: None) as reporter:
         run = run_sweep(
             sweep,
             out,
@@ -206,9 +234,26 @@ def _run(args: argparse.Namespace) -> int:
             shard=args.shard,
             allow_faulty_jax=args.allow_faulty_jax,
             progress=reporter,
+            recruit=recruit,
+            processes=processes,
         )
-    _print_run(run, draw(run))
+    if leads:
+        _print_run(run, draw(run))
     return 0
+
+
+def _crew(args: argparse.Namespace):
+    """Who computes, if it is not this process."""
+    from gaunlearn.sweep.cluster import Demand, on_cluster
+    from gaunlearn.sweep.sections import SpecError
+
+    if args.cluster is None:
+        if args.gpus_per_task or args.cpus_per_task:
+            raise SpecError("--gpus-per-task and --cpus-per-task are of --cluster: give that too")
+        return None
+    gpus = args.gpus_per_task or 0.0
+    demand = Demand(gpus=gpus, cpus=args.cpus_per_task or (1.0 if gpus else 2.0))
+    return partial(on_cluster, args.cluster, demand)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -303,7 +348,7 @@ def _verify(args: argparse.Namespace) -> int:
     from gaunlearn.sweep.findings import write_verification
     from gaunlearn.sweep.machine import keep_compiled
     from gaunlearn.sweep.place import StorageError
-    from gaunlearn.sweep.runner import commit_of_code
+    from gaunlearn.sweep.provenance import commit_of_code
     from gaunlearn.sweep.store import load
     from gaunlearn.sweep.verify import MOST_PAIRS, verify_run
 

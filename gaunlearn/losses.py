@@ -22,7 +22,7 @@ _ASYMPTOTIC_MARGIN = 40.0
 class Loss(NamedTuple):
     """log l(q), log(-l'(q)) and the ratio -l''(q) / l'(q) as functions of the margin q.
 
-    A loss is known by its name: programs are kept under it.
+    A loss is known by its name: programs are kept under it, and other processes are told it.
     """
 
     name: str
@@ -32,6 +32,9 @@ class Loss(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Loss({self.name!r})"
+
+    def __reduce__(self) -> tuple[Callable[[str], "Loss"], tuple[str]]:
+        return _loss, (self.name,)
 
 
 def _logistic_log_value(margin: Array) -> Array:
@@ -45,6 +48,10 @@ LOSSES = {
     ),
     "exponential": Loss("exponential", lambda q: -q, lambda q: -q, jnp.ones_like),
 }
+
+
+def _loss(name: str) -> Loss:
+    return LOSSES[name]
 
 
 def log_total_loss(

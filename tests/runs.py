@@ -33,7 +33,7 @@ def write(folder, text, **values):
 
 
 # Blocks of one family each, so that there is something to interrupt.
-SMALL_BLOCKS = "from gaunlearn.sweep import plan\nplan._BLOCK_S = 1e-9"
+SMALL_BLOCKS = "from gaunlearn.sweep import plan\nplan.BLOCK_S = 1e-9"
 
 
 def command(folder, *arguments, code="", **environment):

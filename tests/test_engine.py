@@ -16,7 +16,7 @@ from runs import SPEC, command, finish, write
 
 import gaunlearn
 from gaunlearn.cli import main
-from gaunlearn.sweep import machine, plan, runner
+from gaunlearn.sweep import machine, plan, worker
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import forget_capacities, map_lanes, pad_to_capacity, run_in_rounds
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
@@ -183,13 +183,13 @@ def out_of_memory_above(limit_pairs, limit_rows):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return original(block, directory, batch_pairs, report, keep_weights)
 
-    original = runner.run_block
+    original = worker.run_block
     return run_block, sizes
 
 
 def test_short_memory_halves_batches_then_blocks(undisturbed, tmp_path, monkeypatch):
     limited, sizes = out_of_memory_above(100, 6)
-    monkeypatch.setattr(runner, "run_block", limited)
+    monkeypatch.setattr(worker, "run_block", limited)
     run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     assert sizes[0][0] > 100
@@ -199,7 +199,7 @@ def test_short_memory_halves_batches_then_blocks(undisturbed, tmp_path, monkeypa
 
 def test_a_trial_too_large_for_memory_is_named(tmp_path, monkeypatch, capsys):
     limited, _ = out_of_memory_above(0, 0)
-    monkeypatch.setattr(runner, "run_block", limited)
+    monkeypatch.setattr(worker, "run_block", limited)
     path = write(tmp_path, SPEC)
     assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 1
     assert "m = 4 and n = 8 does not fit into memory" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
 
 def test_small_parts_become_one_and_a_crash_in_between_loses_nothing(tmp_path, monkeypatch):
     """StoppedError at each file operation of the merging in turn; the next run completes it."""
-    monkeypatch.setattr(plan, "_BLOCK_S", 1e-9)
+    monkeypatch.setattr(plan, "BLOCK_S", 1e-9)
     path, out = write(tmp_path, SPEC), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(runner, "compact", lambda run, parts: dict(parts))
@@ -131,7 +131,7 @@ def test_parts_of_different_provenance_stay_apart(tmp_path):
     assert first[0] in second.provenances()
 
 
-# Linux's /dev/full has no space left: after some of a run's files, every further one is that device.
+# Linux's /dev/full has no space left: after some of a run's files, all others are that device.
 # Programs that are kept elsewhere do not count: how many there are depends on what is cached.
 DEVICE_IS_FULL = (
     SMALL_BLOCKS

@@ -366,7 +366,7 @@ def test_a_signal_ends_a_run_at_once_and_keeps_what_was_stored(tmp_path, moment,
     # A background job of a shell starts with SIGINT ignored; Ctrl-C in a terminal is not.
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "import gaunlearn.sweep.plan as p; p._BLOCK_S = 0.1; print('there', flush=True); "
+        "import gaunlearn.sweep.plan as p; p.BLOCK_S = 0.1; print('there', flush=True); "
         "from gaunlearn.cli import main; sys.exit(main(['run', 'long.toml', '--out', 'run']))"
     )
     process = subprocess.Popen(

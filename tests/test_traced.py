@@ -64,7 +64,7 @@ def test_what_was_kept_is_not_traced_again_and_gives_the_same_numbers(folder):
 def test_another_program_is_another_file(folder, monkeypatch, other):
     result()
     if other == "code":
-        monkeypatch.setattr(module, "_sources", lambda: "edited")
+        monkeypatch.setattr(module, "digest_of_code", lambda: "edited")
     precision = "highest" if other == "precision" else None
     x = {"shape": X[:4], "type": X.astype(np.float32)}.get(other, X)
     name = "another" if other == "name" else "program"

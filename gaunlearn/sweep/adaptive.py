@@ -56,12 +56,18 @@ def first_trials(sweep: Sweep, border: Border) -> int:
     return trials
 
 
-def rounds(sweep: Sweep, border: Border, rows: Callable[[], pd.DataFrame]) -> Iterator[Sweep]:
+def rounds(
+    sweep: Sweep,
+    border: Border,
+    rows: Callable[[], pd.DataFrame],
+    agreed: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = lambda points: points,
+) -> Iterator[Sweep]:
     """The parts of a sweep to be run one after the other; each is asked for when all trials of
     those before it are stored.
 
     Args:
         rows: the trials that are stored.
+        agreed: the choice of a round's points that is followed in place of one's own.
     """
     costs = _costs(sweep, border)
     available = costs > 0
@@ -76,13 +82,15 @@ def rounds(sweep: Sweep, border: Border, rows: Callable[[], pd.DataFrame]) -> It
         left -= float(costs[new].sum())
         margins = margins_of(border, rows())
         margins[~chosen] = np.nan  # a later round of an interrupted run is not to be known yet
-        new = points_to_add(
-            spread_of(margins),
-            available,
-            costs,
-            min(left, most),
-            border.coarse,
-            look_at_doubtful=border.budget is not None,
+        new = agreed(
+            points_to_add(
+                spread_of(margins),
+                available,
+                costs,
+                min(left, most),
+                border.coarse,
+                look_at_doubtful=border.budget is not None,
+            )
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from gaunlearn.sweep.identity import digest
 from gaunlearn.sweep.place import Place, StorageError
-from gaunlearn.sweep.store import ROW_GROUP, Claim, merge_parts, part_header
+from gaunlearn.sweep.store import ROW_GROUP, Completed, merge_parts, part_claims, part_header
 
 __all__ = ["compact"]
 
@@ -25,7 +25,7 @@ def _groups(headers: Mapping[str, tuple[bytes, int]]) -> Iterator[list[str]]:
     yield from (keys for keys, _ in open_groups.values())
 
 
-def compact(run: Place, parts: Mapping[str, list[Claim]]) -> dict[str, list[Claim]]:
+def compact(run: Place, parts: Mapping[str, Completed]) -> dict[str, Completed]:
     """Merge small parts; nobody else may write to the run meanwhile.
 
     Everything goes by way of unused/: a crash in between hides trials there, from where the next
@@ -43,7 +43,7 @@ def compact(run: Place, parts: Mapping[str, list[Claim]]) -> dict[str, list[Clai
     for keys in _groups(headers):
         if len(keys) < 2:
             continue
-        claims = [claim for key in keys for claim in parts[key]]
+        claims = [claim for key in keys for claim in part_claims(run, key)]
         merged = digest([list(claim) for claim in claims])
         try:
             unused.write(f"{merged}.parquet", merge_parts(run, keys, claims))
@@ -55,5 +55,5 @@ def compact(run: Place, parts: Mapping[str, list[Claim]]) -> dict[str, list[Clai
         unused.move(f"{merged}.parquet", trials)
         for key in keys:
             unused.delete(f"{key}.parquet")
-        left[merged] = claims
+        left[merged] = Completed.of(claims)
     return left

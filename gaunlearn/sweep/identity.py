@@ -23,6 +23,7 @@ __all__ = [
     "content_digest",
     "dataset_digest",
     "digest",
+    "digest_of_code",
     "file_digest",
     "forget_files",
     "forget_name",
@@ -41,6 +42,13 @@ def digest(content: Any) -> str:
     """32 hexadecimal digits (128 bits of BLAKE2b) of a JSON value, independent of key order."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def digest_of_code() -> str:
+    """Of this package's source."""
+    files = sorted(Path(__file__).resolve().parent.parent.rglob("*.py"))
+    return digest([file.read_text(encoding="utf-8") for file in files])
 
 
 def dataset_digest(data: Dataset) -> str:

@@ -40,6 +40,7 @@ from gaunlearn.sweep.spec import Sweep
 from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
 
 __all__ = [
+    "BLOCK_S",
     "STARTS",
     "Block",
     "Branch",
@@ -68,7 +69,7 @@ STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 _TRAINING_EXTRA, _EVALUATION = 800, 1200
 # A block is to take about so long, and have at most so many rows: enough that engine and files cost
 # little, few enough that an interruption loses little.
-_BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
+BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
@@ -442,7 +443,7 @@ class Limits(NamedTuple):
     def exceeded(self, program: Program, load: Load) -> bool:
         """Whether this is too much for a block."""
         return (
-            load.seconds(program) > _BLOCK_S * self.speed
+            load.seconds(program) > BLOCK_S * self.speed
             or load.rows > _BLOCK_ROWS
             or load.memory(program) > self.memory
         )

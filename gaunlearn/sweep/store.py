@@ -18,7 +18,8 @@ manifest is a summary of them. What holds at every moment, so that a run may be 
 - No trial is in two parts of trials/. Whoever splits or merges parts (``resume``, ``compact``)
   therefore moves old ones to unused/ before new ones appear in trials/; from unused/ the next run
   takes back what it misses, so that a crash in between hides trials and loses none.
-- Networks are written before the trials that belong to them, each once.
+- Networks are written before the trials that belong to them. Workers of a cluster that share a
+  training, or repeat what a lost one began, may each write it: readers take one of each.
 
 Reads and writes no pickles.
 """
@@ -26,9 +27,11 @@ Reads and writes no pickles.
 import base64
 import html
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +50,7 @@ __all__ = [
     "VERIFICATION_FILE",
     "WEIGHTS_SCHEMA",
     "Claim",
+    "Completed",
     "NetworkName",
     "Run",
     "RunError",
@@ -57,6 +61,7 @@ __all__ = [
     "merge_parts",
     "names_and_claims",
     "parquet_files",
+    "part_claims",
     "part_header",
     "read_claims",
     "select_rows",
@@ -127,6 +132,25 @@ class Claim(NamedTuple):
     def trials(self) -> int:
         """How many rows it stands for."""
         return sum(len(forget) * len(steps) for forget, steps in self.pairs)
+
+
+class Completed(NamedTuple):
+    """What a part completes, as the manifest counts it: branches of trainings, samples (or draws)
+    that they forget, trials.
+    """
+
+    branches: int
+    forgotten: int
+    trials: int
+
+    @classmethod
+    def of(cls, claims: Sequence[Claim]) -> "Completed":
+        """What these claims come to."""
+        return cls(
+            len(claims),
+            sum(len(forget) for claim in claims for forget, _ in claim.pairs),
+            sum(claim.trials for claim in claims),
+        )
 
 
 class Weights(NamedTuple):
@@ -283,7 +307,7 @@ class Run:
             RunError: the run keeps no weights, or has no such training.
         """
         parts = self.place / "weights"
-        found = []
+        found: dict[NetworkName, Weights] = {}
         for name in parquet_files(parts):
             try:
                 table = pq.read_table(
@@ -293,13 +317,14 @@ class Run:
                 )
             except (pa.ArrowException, OSError) as error:
                 raise RunError(f"{parts.name}/{name}: cannot be read: {error}") from None
-            found += [_network(row) for row in table.to_pylist()]
+            for row in table.to_pylist():
+                found.setdefault((training_id, row["forget"], row["start"]), _network(row))
         if not found:
             raise RunError(
                 f"{self.path}: has no weights of training {training_id}; set [store] weights = true"
                 " in its specification and run it again"
             )
-        return found
+        return list(found.values())
 
 
 def parquet_files(folder: Place) -> list[str]:
@@ -441,9 +466,15 @@ def damage(parts: Place, name: str, body: bool) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
+def _only_one(pairs: Any) -> Any:
+    """The same object for equal products: millions of claims have few that differ."""
+    return pairs
+
+
 def _claims(about: Mapping[bytes, bytes]) -> list[Claim]:
     return [
-        Claim(content, seed, tuple((tuple(f), tuple(steps)) for f, steps in pairs))
+        Claim(sys.intern(content), seed, _only_one(tuple((tuple(f), tuple(s)) for f, s in pairs)))
         for content, seed, pairs in json.loads(about[b"claims"])
     ]
 
@@ -511,17 +542,30 @@ def _provenance(about: bytes, part: str) -> dict[str, Any]:
     return found
 
 
+def part_claims(run: Place, key: str) -> list[Claim]:
+    """What a part completes.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    return _claims(_header(run, key).metadata or {})
+
+
 def part_header(run: Place, key: str) -> tuple[bytes, int]:
     """A part's provenance, as it is stored, and how many rows it has.
 
     Raises:
         RunError: it cannot be read.
     """
+    header = _header(run, key)
+    return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
+
+
+def _header(run: Place, key: str) -> pq.FileMetaData:
     try:
-        header = pq.read_metadata((run / "trials").open(f"{key}.parquet"))
+        return pq.read_metadata((run / "trials").open(f"{key}.parquet"))
     except (pa.ArrowException, OSError) as error:
         raise RunError(f"{run.name}/trials/{key}.parquet: cannot be read: {error}") from None
-    return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
 
 
 def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:

@@ -14,7 +14,6 @@ gives no stable form (a callback, some libraries of a GPU) is traced in every pr
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import jax.export
 import jaxlib
 import numpy as np
 
-from gaunlearn.sweep.identity import digest
+from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
 __all__ = ["register", "traced"]
@@ -40,13 +39,6 @@ def register(*kinds: type) -> None:
             _registered.add(kind)
 
 
-@cache
-def _sources() -> str:
-    """A digest of this package's code."""
-    files = sorted(Path(__file__).resolve().parent.parent.rglob("*.py"))
-    return digest([file.read_text(encoding="utf-8") for file in files])
-
-
 def _file(name: str, arguments: Sequence[Any]) -> Path | None:
     """Where a program is kept; None if nothing is."""
     directory = jax.config.values["jax_compilation_cache_dir"]
@@ -58,7 +50,7 @@ def _file(name: str, arguments: Sequence[Any]) -> Path | None:
         for key in ("jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion")
     ]
     devices = [[device.platform, device.device_kind] for device in jax.local_devices()]
-    versions = [jax.__version__, jaxlib.__version__, _sources()]
+    versions = [jax.__version__, jaxlib.__version__, digest_of_code()]
     key = digest([name, shapes, settings, devices, versions])
     return Path(directory) / f"traced-{key}"
 

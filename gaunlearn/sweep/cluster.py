@@ -1,0 +1,597 @@
+"""The crew of a run on a Ray cluster: a warm worker for each device, on whatever node has one.
+
+Ray places workers on nodes, starts them, notices when they die, and carries blocks to them and
+receipts back; parts go from a worker straight to the run's directory. What is done twice is stored
+once: a part is named by what it holds. So a block whose worker is lost is given to another one, and
+near the end one that takes much longer than others is given to an idle worker too; the first
+receipt counts. Workers are replaced, not restarted by Ray with their blocks (``max_restarts``,
+``max_task_retries``): a block would wait for its own worker where there is no room for that, and
+one that kills its worker would do so for ever.
+
+Whoever drives a run writes a token into its directory, and workers write only while it is theirs:
+one that was cut off, or whose driver was killed and started again, stores nothing behind the back
+of the run that goes on.
+
+Nothing else of the package imports Ray, and this file does only where a cluster is asked for. JAX's
+devices are used by workers alone.
+"""
+
+import os
+import socket
+import statistics
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from gaunlearn.sweep import machine
+from gaunlearn.sweep.execute import Results
+from gaunlearn.sweep.place import Place, StorageError
+from gaunlearn.sweep.plan import BLOCK_S, Block, Limits, Load
+from gaunlearn.sweep.provenance import FaultyJaxError, identity_of_code
+from gaunlearn.sweep.sections import SpecError
+from gaunlearn.sweep.worker import Job, Receipt, RunFailedError, Worker
+
+__all__ = ["Cluster", "Demand", "on_cluster"]
+
+# The driver's token in a run's directory.
+_TOKEN = ".driver"
+# Seconds: for the first answer of a cluster; for its workers to be ready; between two looks at what
+# it has; without any worker before a run gives up; and of a wait for answers.
+_REACH_S, _READY_S, _LOOK_S, _NOBODY_S, _PAUSE_S = 5.0, 90.0, 5.0, 600.0, 0.5
+# Bytes that Ray keeps for objects on a cluster of our own: blocks and receipts are small.
+_OBJECTS = 100 * 2**20
+# Blocks that a worker has at a time: one is computed while the one before it is stored.
+_BLOCKS_AT_A_TIME = 2
+# Workers that a block may lose before it is left undone.
+_MOST_LOST = 3
+# A block that takes so many times as long as others do, and so many seconds more, is a straggler;
+# after so much longer its worker is taken for hung. The first block of a program is compiled.
+_STRAGGLING, _STRAGGLING_S = 3.0, 20.0
+_HUNG, _HUNG_S = 20.0, 900.0
+# Blocks of a worker in a whole run, roughly: on a cluster a block may take longer than on one
+# machine, so that there are fewer files, but not so long that workers wait for the last ones.
+_BLOCKS_OF_A_WORKER, _MOST_PATIENCE = 200, 40.0
+
+
+class Demand(NamedTuple):
+    """What Ray is to reserve for a worker.
+
+    Attributes:
+        gpus: may be a fraction; 0 for workers that compute on CPUs.
+        cpus: cores; of a worker on CPUs also those that it uses.
+    """
+
+    gpus: float = 0.0
+    cpus: float = 2.0
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus:g} CPU"]
+        return " and ".join(parts + ([f"{self.gpus:g} GPU"] if self.gpus else []))
+
+    def fits(self, resources: dict[str, float]) -> int:
+        """How many of it a node has room for."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        return int(min(resources.get(k, 0.0) / n + 1e-9 for k, n in wanted.items() if n))
+
+    def environment(self) -> dict[str, str]:
+        """Of a worker's process."""
+        chosen = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        if "GAUNLEARN_CACHE" in os.environ:
+            chosen["GAUNLEARN_CACHE"] = os.environ["GAUNLEARN_CACHE"]
+        if not self.gpus:
+            # A worker without a GPU is not to find one; XLA has as many threads as NPROC says.
+            chosen |= {"JAX_PLATFORMS": "cpu", "NPROC": str(max(1, int(self.cpus)))}
+        elif self.gpus < 1:
+            chosen["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpus:.3f}"
+        return chosen
+
+
+class _Ability(NamedTuple):
+    """What a worker says of itself when it is ready.
+
+    Attributes:
+        node: its host and process.
+        speed: of its devices, in units of two cores.
+        memory: bytes that are free on each.
+        provenance: of what it will compute.
+    """
+
+    node: str
+    speed: float
+    memory: float
+    provenance: dict[str, Any]
+
+
+class _Unfit(NamedTuple):
+    """Why a worker cannot work; a line for the user."""
+
+    reason: str
+    faulty_jax: bool = False
+
+
+class _Stopped(NamedTuple):
+    """Why a block was not stored; a line for the user. Others may fare better, or not."""
+
+    reason: str
+    for_good: bool
+
+
+class _Remote:
+    """A worker's process. Two blocks may be in it: one is stored while the next is computed."""
+
+    def __init__(self) -> None:
+        self._computing = threading.Lock()
+
+    def prepare(self, job: Job, token: str, code: dict[str, str]) -> _Ability | _Unfit:
+        """Look at where one is, before any block comes."""
+        node = f"{socket.gethostname()}, process {os.getpid()}"
+        differing = [
+            f"{name} is {own} there and {code.get(name)} here"
+            for name, own in identity_of_code().items()
+            if own != code.get(name)
+        ]
+        if differing:
+            return _Unfit(
+                f"the worker on {node} runs other code: {'; '.join(differing)}; install the same "
+                "on all nodes, and start Ray from there"
+            )
+        machine.keep_compiled()
+        self._token = token
+        try:
+            self._place = Place.of(job.out)
+            if not self._is_ours():
+                return _Unfit(
+                    f"the worker on {node} does not see what the driver has written to {job.out}: "
+                    "--out has to be on a file system that all nodes share, or an object store's "
+                    "URI"
+                )
+            probe = f".probe-{uuid.uuid4().hex}"
+            self._place.write(probe, b"")
+            self._place.delete(probe)
+        except StorageError as error:
+            return _Unfit(f"the worker on {node} cannot write: {error}")
+        try:
+            self._worker = Worker(job, self._place)
+        except FaultyJaxError as error:
+            return _Unfit(f"the worker on {node}: {error}", faulty_jax=True)
+        return _Ability(node, machine.speed(), machine.free_memory(), self._worker.provenance)
+
+    def work(self, block: Block) -> list[Receipt] | _Stopped:
+        """Compute and store a block."""
+        try:
+            with self._computing:
+                done = list(self._worker.compute(block))
+            return [self._store(piece, results) for piece, results in done]
+        except (RunFailedError, SpecError) as error:
+            return _Stopped(str(error), for_good=True)
+        except StorageError as error:
+            return _Stopped(str(error), for_good=False)
+
+    def _store(self, block: Block, results: Results) -> Receipt:
+        if not self._is_ours():
+            raise RunFailedError(f"{self._place}: another process has taken over this run")
+        # Which networks others have stored is not known here: each block stores its own.
+        return self._worker.store(block, results, set())
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._place.read(_TOKEN).decode(errors="replace") == self._token
+        except FileNotFoundError:
+            return False
+
+
+@dataclass(eq=False)
+class _Task:
+    """A block, until one of the workers that have it says that it is stored."""
+
+    block: Block
+    lost: int = 0
+    holders: int = 0
+    done: bool = False
+    reason: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """What it was estimated to take on two cores."""
+        return Load.total(self.block.families).seconds(self.block.program)
+
+    def __str__(self) -> str:
+        room = self.block.program.room
+        return f"a block of {self.block.trials} trials (m = {room.samples}, n = {room.neurons})"
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker, from its request to its end.
+
+    Attributes:
+        actor: Ray's handle.
+        ability: None until it is ready.
+        tasks: what it has been given, by the reference of the answer, in order.
+        since: when it began what it is doing.
+        unfit: it cannot work, and keeps its place, so that no other one tries there.
+    """
+
+    actor: Any
+    ability: _Ability | None = None
+    tasks: dict[Any, _Task] = field(default_factory=dict)
+    since: float = 0.0
+    unfit: bool = False
+
+    def __str__(self) -> str:
+        return "a worker" if self.ability is None else f"the worker on {self.ability.node}"
+
+
+class Cluster:
+    """A crew (``worker.Crew``) of a cluster that this process is connected to."""
+
+    def __init__(self, ray: Any, place: Place, demand: Demand) -> None:
+        self._ray, self._place, self._demand = ray, place, demand
+        self._token = uuid.uuid4().hex
+        self._members: list[_Member] = []
+        self._preparing: dict[Any, _Member] = {}
+        self._pace: deque[float] = deque(maxlen=101)
+        self._looked = 0.0
+        self._alone_since: float | None = None
+        self._patience = 1.0
+        self._failed_starts = 0
+        self._again: deque[_Task] = deque()
+        self._undone: list[_Task] = []
+        self._remote = ray.remote(
+            num_cpus=demand.cpus,
+            num_gpus=demand.gpus,
+            max_concurrency=_BLOCKS_AT_A_TIME,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": demand.environment()},
+        )(_Remote)
+        if not self._room():
+            nodes = [_resources(node) for node in self._nodes()]
+            raise SpecError(
+                f"--cluster: no node has {demand} for a worker (they have {', '.join(nodes)}): "
+                "give other --gpus-per-task or --cpus-per-task"
+            )
+
+    # -- the crew ----------------------------------------------------------------------------
+
+    @property
+    def _able(self) -> list[_Ability]:
+        return [m.ability for m in self._members if m.ability is not None]
+
+    @property
+    def speed(self) -> float:
+        """See ``worker.Crew``."""
+        return sum(ability.speed for ability in self._able) or 1.0
+
+    @property
+    def limits(self) -> Limits:
+        """Blocks that every worker has the memory for."""
+        sharing = max((self._demand.fits(node["Resources"]) for node in self._nodes()), default=1)
+        if self._demand.gpus:
+            sharing = 1  # a GPU's memory is the worker's own
+        return Limits(
+            speed=self._patience * min(ability.speed for ability in self._able),
+            memory=0.4 * min(ability.memory for ability in self._able) / max(1, sharing),
+        )
+
+    def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
+        """See ``worker.Crew``."""
+        self._job, self._notice = job, notice
+        self._place.write(_TOKEN, self._token.encode())
+        self._recruit()
+        began = told = time.monotonic()
+        while self._preparing:
+            for ref, member in self._ready(self._preparing):
+                self._welcome(ref, member, strict=True)
+            now = time.monotonic()
+            if self._able and now - began > _READY_S:
+                break
+            if now - told > _READY_S:
+                notice(f"waiting for the cluster: others use what a worker needs, {self._demand}")
+                told = now
+        usual = seconds / self.speed / _BLOCKS_OF_A_WORKER
+        self._patience = min(max(1.0, usual / BLOCK_S), _MOST_PATIENCE)
+        hosts = {ability.node.partition(",")[0] for ability in self._able}
+        notice(f"{len(self._able)} workers on {len(hosts)} hosts")
+        return self._able[0].provenance
+
+    def run(self, blocks: Iterator[Block], commit: Callable[[Receipt], None]) -> None:
+        """See ``worker.Crew``."""
+        self._again.clear()
+        self._undone.clear()
+        coming = map(_Task, blocks)
+        exhausted = False
+        while True:
+            self._look()
+            exhausted = self._hand_out(coming) or exhausted
+            given = [task for member in self._members for task in member.tasks.values()]
+            if exhausted and not self._again and all(task.done for task in given):
+                break
+            answers = {ref: member for member in self._members for ref in member.tasks}
+            for ref, member in self._ready(answers | self._preparing):
+                if ref in self._preparing:
+                    self._welcome(ref, member)
+                elif ref in member.tasks:  # otherwise it has been lost by now
+                    for receipt in self._answer(ref, member):
+                        commit(receipt)
+        for member in [member for member in self._members if member.tasks]:
+            self._dismiss(member)  # it is still at what another one has done
+        if self._undone:
+            task = self._undone[0]
+            raise RunFailedError(
+                f"{task} was left undone after {task.lost} attempts ({task.reason}); "
+                f"{len(self._undone)} such blocks, the others are stored"
+            )
+
+    def stop(self) -> None:
+        """See ``worker.Crew``."""
+        with suppress(StorageError, FileNotFoundError):  # stopped before, or cut off
+            if self._place.read(_TOKEN).decode(errors="replace") == self._token:
+                self._place.delete(_TOKEN)
+        for member in list(self._members):
+            self._dismiss(member)
+
+    # -- its members -------------------------------------------------------------------------
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _room(self) -> int:
+        """For how many workers there is room on the nodes."""
+        return sum(self._demand.fits(node["Resources"]) for node in self._nodes())
+
+    def _recruit(self) -> None:
+        """Ask for as many workers as there is room for."""
+        for _ in range(self._room() - len(self._members)):
+            member = _Member(self._remote.remote())
+            self._members.append(member)
+            answer = member.actor.prepare.remote(self._job, self._token, identity_of_code())
+            self._preparing[answer] = member
+
+    def _dismiss(self, member: _Member) -> None:
+        self._members.remove(member)
+        self._preparing = {ref: m for ref, m in self._preparing.items() if m is not member}
+        with suppress(Exception):  # it may be dead, or cut off
+            self._ray.kill(member.actor)
+
+    def _look(self) -> None:
+        """Now and then: replace the lost, welcome new nodes, notice the hung."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        self._recruit()
+        for member in list(self._members):
+            if not member.tasks:
+                continue
+            task = next(iter(member.tasks.values()))
+            if now - member.since > _HUNG_S + _HUNG * self._expected(task):
+                self._lose(member, f"has not answered for {now - member.since:.0f} s")
+        if self._able:
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+            self._notice(f"no worker is left: waiting for a node with {self._demand}")
+        if now - self._alone_since > _NOBODY_S:
+            raise RunFailedError(
+                f"no node has had {self._demand} for {_NOBODY_S:.0f} s; what was stored is kept"
+            )
+
+    def _lose(self, member: _Member, why: str) -> None:
+        """Give what it had to others."""
+        self._notice(f"{member} {why}; what it had is run again")
+        # What waited behind its first block did not end it.
+        for place, task in enumerate(member.tasks.values()):
+            self._return(task, f"{member} {why}", counts=place == 0)
+        self._dismiss(member)
+
+    # -- blocks ------------------------------------------------------------------------------
+
+    def _expected(self, task: _Task) -> float:
+        """Seconds that a worker takes for it, as far as others tell."""
+        return task.seconds * (statistics.median(self._pace) if self._pace else 1.0)
+
+    def _hand_out(self, coming: Iterator[_Task]) -> bool:
+        """Keep workers busy, those first that have nothing; whether no new blocks come."""
+        for depth in range(_BLOCKS_AT_A_TIME):
+            for member in self._members:
+                if member.ability is None or len(member.tasks) != depth:
+                    continue
+                task = self._again.popleft() if self._again else next(coming, None)
+                exhausted = task is None
+                if task is None and depth == 0:
+                    task = self._straggler()
+                if task is None:
+                    return True
+                if not member.tasks:
+                    member.since = time.monotonic()
+                member.tasks[member.actor.work.remote(task.block)] = task
+                task.holders += 1
+                if exhausted:
+                    return True
+        return False
+
+    def _return(self, task: _Task, why: str, counts: bool) -> None:
+        """A worker has not stored it: another one may, unless that has failed too often."""
+        task.holders -= 1
+        task.lost += counts
+        task.reason = why
+        if task.done or task.holders:
+            return
+        if task.lost < _MOST_LOST:
+            self._again.append(task)
+        else:
+            task.done = True
+            self._undone.append(task)
+
+    def _straggler(self) -> _Task | None:
+        """The block that one worker has had for longest, if that is much longer than it should."""
+        now, found = time.monotonic(), []
+        for member in self._members:
+            for task in member.tasks.values():
+                late = now - member.since - _STRAGGLING_S
+                alone = not task.done and task.holders == 1
+                if alone and self._pace and late > _STRAGGLING * self._expected(task):
+                    found.append((late, task, member))
+        if not found:
+            return None
+        late, task, member = max(found, key=lambda each: each[0])
+        self._notice(
+            f"{member} has been at {task} for {late + _STRAGGLING_S:.0f} s, in which others take "
+            f"{self._expected(task):.0f} s: it is run elsewhere too"
+        )
+        return task
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def _ready(self, answers: dict[Any, _Member]) -> list[tuple[Any, _Member]]:
+        """Those that have come; waits a moment for the first."""
+        if not answers:
+            time.sleep(_PAUSE_S)
+            return []
+        ready, _ = self._ray.wait(list(answers), num_returns=1, timeout=_PAUSE_S)
+        if ready:
+            ready, _ = self._ray.wait(list(answers), num_returns=len(answers), timeout=0)
+        return [(ref, answers[ref]) for ref in ready]
+
+    def _welcome(self, ref: Any, member: _Member, strict: bool = False) -> None:
+        """A worker says that it is ready, or why it is not.
+
+        Args:
+            strict: refuse a cluster of which a part cannot work; later, that part is left out.
+        """
+        del self._preparing[ref]
+        try:
+            found = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            found = self._of_failed_start(error)
+        if isinstance(found, _Ability):
+            member.ability = found
+            self._failed_starts = 0
+            return
+        if strict and found.faulty_jax:
+            raise FaultyJaxError(found.reason)
+        if strict:
+            raise SpecError(f"--cluster: {found.reason}")
+        self._failed_starts += 1
+        if self._failed_starts >= _MOST_LOST and not self._able:
+            raise RunFailedError(f"{found.reason}; what was stored is kept")
+        self._notice(f"{found.reason}; it is left out")
+        member.unfit = True
+
+    def _of_failed_start(self, error: Exception) -> _Unfit:
+        text = str(error)
+        if "No module named 'gaunlearn'" in text or "failed to import" in text:
+            return _Unfit(
+                "a node cannot import gaunlearn: install this version in the environment that Ray "
+                "was started from"
+            )
+        return _Unfit(f"a worker cannot start: {_last_line(text)}")
+
+    def _answer(self, ref: Any, member: _Member) -> list[Receipt]:
+        """What a worker says of a block: its receipts, once."""
+        task = member.tasks[ref]
+        try:
+            found = self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError:
+            raise  # a mistake of ours: its own traceback
+        except self._ray.exceptions.RayError as error:
+            self._lose(member, f"was lost ({type(error).__name__})")
+            return []
+        del member.tasks[ref]
+        began, member.since = member.since, time.monotonic()
+        if isinstance(found, _Stopped):
+            if found.for_good:
+                raise RunFailedError(found.reason)
+            self._notice(f"{member}: {found.reason}; {task} is run again")
+            self._return(task, found.reason, counts=True)
+            return []
+        task.holders -= 1
+        self._pace.append((member.since - began) / task.seconds)
+        if task.done:
+            return []
+        task.done = True
+        return found
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _resources(node: dict[str, Any]) -> str:
+    found = node["Resources"]
+    return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
+
+
+def _connect(address: str) -> Any:
+    """Ray, connected to a cluster, or to one that lives as long as this process.
+
+    Raises:
+        SpecError: it is not installed, or cannot be reached.
+    """
+    # No reports of use over the network; a process without GPUs is told so by ourselves.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise SpecError("--cluster needs Ray: pip install 'gaunlearn[cluster]'") from None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    if address == "local":
+        ray.init("local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
+        return ray
+    if address != "auto":
+        host, colon, port = address.rpartition(":")
+        if not (colon and host and "/" not in host and port.isdecimal()):
+            raise SpecError(
+                f"--cluster {address}: must be 'local', 'auto' (the cluster that this machine is a "
+                "node of) or HOST:PORT of the head"
+            )
+        try:
+            socket.create_connection((host, int(port)), _REACH_S).close()
+        except (OSError, OverflowError) as error:
+            raise SpecError(
+                f"--cluster {address}: cannot be reached: {error}; on its head, 'ray start --head "
+                "--port=PORT' starts one"
+            ) from None
+    try:
+        ray.init(address, **quiet)
+    except Exception as error:  # Ray raises many kinds, down to Exception itself
+        raise SpecError(
+            f"--cluster {address}: cannot be joined: {' '.join(str(error).split())}"
+        ) from None
+    return ray
+
+
+@contextmanager
+def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
+    """Connect to a cluster; in the end its workers are let go.
+
+    Args:
+        address: HOST:PORT of its head; "auto", the one that this machine is a node of; "local", one
+            on this machine for as long as this lasts.
+        demand: what a worker takes.
+        place: the run's directory.
+
+    Raises:
+        SpecError: it cannot be reached, has no room for a worker, or is of another version.
+    """
+    # The devices of this machine belong to its workers.
+    jax.config.update("jax_platforms", "cpu")
+    ray = _connect(address)
+    try:
+        cluster = Cluster(ray, place, demand)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        ray.shutdown()
