@@ -179,7 +179,7 @@ class _Reporter:
             note=", ".join(notes),
         )
         if progress.notice:
-            self.console.print(progress.notice)
+            self.console.print(progress.notice, soft_wrap=True)
         last = progress.done == progress.total
         due = last or now - self.last_line > self._QUIET_S
         if (
@@ -317,7 +317,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from gaunlearn.report.figures import View, draw
-    from gaunlearn.sweep.store import RunError, load
+    from gaunlearn.sweep.parts import RunError
+    from gaunlearn.sweep.store import load
 
     view = None
     if args.x is not None:
@@ -488,8 +489,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ValueError as error:
         # SpecError and RunError are the user's to mend; any other ValueError is a bug and shows.
+        from gaunlearn.sweep.parts import RunError
         from gaunlearn.sweep.sections import SpecError
-        from gaunlearn.sweep.store import RunError
 
         if not isinstance(error, SpecError | RunError):
             raise

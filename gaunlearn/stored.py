@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from gaunlearn.api import unlearn
 from gaunlearn.given import UserWeights
 from gaunlearn.models import LINEAR, SQUARED_RELU
+from gaunlearn.sweep.parts import RunError
 from gaunlearn.sweep.plan import STARTS
-from gaunlearn.sweep.store import Run, RunError, Weights
+from gaunlearn.sweep.store import Run, Weights
 
 __all__ = ["Networks", "networks"]
 

@@ -38,6 +38,7 @@ LAYERS = [
     {"sweep.machine"},
     {"sweep.shapes", "sweep.lanes", "sweep.lock"},
     {"sweep.traced"},
+    {"sweep.parts"},
     {"sweep.identity", "sweep.place"},
     {"sweep.samples", "sweep.tally"},
     {"sweep.reader", "sweep.predicate"},

@@ -18,7 +18,7 @@ from gaunlearn.report.plane import draw_plane
 from gaunlearn.report.plots import lines_plot, plane_plot
 from gaunlearn.report.style import cell_edges
 from gaunlearn.report.summary import _group, _membership
-from gaunlearn.sweep.store import RunError
+from gaunlearn.sweep.parts import RunError
 
 MANIFEST = {"swept": ["method", "correlation", "n"], "question": "When?", "name": "x"}
 

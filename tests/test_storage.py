@@ -21,13 +21,13 @@ from gaunlearn.cli import main
 from gaunlearn.schema import COLUMNS, as_markdown
 from gaunlearn.sweep import plan, runner
 from gaunlearn.sweep.lock import locked
+from gaunlearn.sweep.parts import arrow_schema
 from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import families_of
 from gaunlearn.sweep.resume import Finished, claims_of
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.sections import SECTIONS, SpecError, column_name
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.sweep.store import arrow_schema
 
 # -- resume ----------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from cases import assert_same_rows
 import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.schema import COLUMNS, IDENTITY, RESULTS
+from gaunlearn.sweep.parts import RunError
 from gaunlearn.sweep.plan import survey
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.sweep.store import RunError
 
 TINY = """# How small can a sweep be? As small as this.
 [sweep]

@@ -80,17 +80,17 @@ class Demand(NamedTuple):
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return int(min(resources.get(k, 0.0) / n + 1e-9 for k, n in wanted.items() if n))
 
-    def environment(self) -> dict[str, str]:
-        """Of a worker's process."""
-        chosen = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        if "GAUNLEARN_CACHE" in os.environ:
-            chosen["GAUNLEARN_CACHE"] = os.environ["GAUNLEARN_CACHE"]
+    def settle_in(self) -> None:
+        """Let JAX use no more than this in this process; before it looks for devices.
+
+        Ray could set a process's environment too, but needs an agent on each node for it.
+        """
         if not self.gpus:
-            # A worker without a GPU is not to find one; XLA has as many threads as NPROC says.
-            chosen |= {"JAX_PLATFORMS": "cpu", "NPROC": str(max(1, int(self.cpus)))}
+            # Ray shows a worker no GPU that it has not asked for; XLA has NPROC threads.
+            jax.config.update("jax_platforms", "cpu")
+            os.environ["NPROC"] = str(max(1, int(self.cpus)))
         elif self.gpus < 1:
-            chosen["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpus:.3f}"
-        return chosen
+            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpus:.3f}"
 
 
 class _Ability(NamedTuple):
@@ -110,10 +110,15 @@ class _Ability(NamedTuple):
 
 
 class _Unfit(NamedTuple):
-    """Why a worker cannot work; a line for the user."""
+    """Why a worker cannot work; a line for the user.
+
+    Attributes:
+        lost: it was lost before it could say anything: another one may be well.
+    """
 
     reason: str
     faulty_jax: bool = False
+    lost: bool = False
 
 
 class _Stopped(NamedTuple):
@@ -126,8 +131,11 @@ class _Stopped(NamedTuple):
 class _Remote:
     """A worker's process. Two blocks may be in it: one is stored while the next is computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, demand: Demand, cache: str | None) -> None:
         self._computing = threading.Lock()
+        demand.settle_in()
+        if cache is not None:
+            os.environ["GAUNLEARN_CACHE"] = cache
 
     def prepare(self, job: Job, token: str, code: dict[str, str]) -> _Ability | _Unfit:
         """Look at where one is, before any block comes."""
@@ -216,14 +224,12 @@ class _Member:
         ability: None until it is ready.
         tasks: what it has been given, by the reference of the answer, in order.
         since: when it began what it is doing.
-        unfit: it cannot work, and keeps its place, so that no other one tries there.
     """
 
     actor: Any
     ability: _Ability | None = None
     tasks: dict[Any, _Task] = field(default_factory=dict)
     since: float = 0.0
-    unfit: bool = False
 
     def __str__(self) -> str:
         return "a worker" if self.ability is None else f"the worker on {self.ability.node}"
@@ -249,10 +255,9 @@ class Cluster:
             num_gpus=demand.gpus,
             max_concurrency=_BLOCKS_AT_A_TIME,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": demand.environment()},
         )(_Remote)
         if not self._room():
-            nodes = [_resources(node) for node in self._nodes()]
+            nodes = sorted(_resources(node) for node in self._nodes())
             raise SpecError(
                 f"--cluster: no node has {demand} for a worker (they have {', '.join(nodes)}): "
                 "give other --gpus-per-task or --cpus-per-task"
@@ -286,7 +291,8 @@ class Cluster:
         self._place.write(_TOKEN, self._token.encode())
         self._recruit()
         began = told = time.monotonic()
-        while self._preparing:
+        while self._preparing or not self._able:
+            self._recruit()
             for ref, member in self._ready(self._preparing):
                 self._welcome(ref, member, strict=True)
             now = time.monotonic()
@@ -349,7 +355,8 @@ class Cluster:
     def _recruit(self) -> None:
         """Ask for as many workers as there is room for."""
         for _ in range(self._room() - len(self._members)):
-            member = _Member(self._remote.remote())
+            cache = os.environ.get("GAUNLEARN_CACHE")
+            member = _Member(self._remote.remote(self._demand, cache))
             self._members.append(member)
             answer = member.actor.prepare.remote(self._job, self._token, identity_of_code())
             self._preparing[answer] = member
@@ -390,6 +397,7 @@ class Cluster:
         # What waited behind its first block did not end it.
         for place, task in enumerate(member.tasks.values()):
             self._return(task, f"{member} {why}", counts=place == 0)
+        member.tasks.clear()  # other answers of its end are on their way
         self._dismiss(member)
 
     # -- blocks ------------------------------------------------------------------------------
@@ -475,16 +483,19 @@ class Cluster:
         if isinstance(found, _Ability):
             member.ability = found
             self._failed_starts = 0
-            return
-        if strict and found.faulty_jax:
+        elif found.lost:
+            self._failed_starts += 1
+            self._dismiss(member)
+            if self._failed_starts >= _MOST_LOST and not self._able:
+                raise RunFailedError(f"{found.reason}; what was stored is kept")
+            self._notice(f"{found.reason}; another one is started")
+        elif strict and found.faulty_jax:
             raise FaultyJaxError(found.reason)
-        if strict:
+        elif strict:
             raise SpecError(f"--cluster: {found.reason}")
-        self._failed_starts += 1
-        if self._failed_starts >= _MOST_LOST and not self._able:
-            raise RunFailedError(f"{found.reason}; what was stored is kept")
-        self._notice(f"{found.reason}; it is left out")
-        member.unfit = True
+        else:
+            # It keeps its place, so that no other one tries there.
+            self._notice(f"{found.reason}; it is left out")
 
     def _of_failed_start(self, error: Exception) -> _Unfit:
         text = str(error)
@@ -493,7 +504,7 @@ class Cluster:
                 "a node cannot import gaunlearn: install this version in the environment that Ray "
                 "was started from"
             )
-        return _Unfit(f"a worker cannot start: {_last_line(text)}")
+        return _Unfit(f"a worker was lost as it started: {_last_line(text)}", lost=True)
 
     def _answer(self, ref: Any, member: _Member) -> list[Receipt]:
         """What a worker says of a block: its receipts, once."""

@@ -7,8 +7,14 @@ provenance are merged: a part says of all its trials how they were computed.
 from collections.abc import Iterator, Mapping
 
 from gaunlearn.sweep.identity import digest
+from gaunlearn.sweep.parts import (
+    ROW_GROUP,
+    Completed,
+    merge_parts,
+    part_claims,
+    part_header,
+)
 from gaunlearn.sweep.place import Place, StorageError
-from gaunlearn.sweep.store import ROW_GROUP, Completed, merge_parts, part_claims, part_header
 
 __all__ = ["compact"]
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from gaunlearn.schema import BORDER, PARAMETERS, POINTS
+from gaunlearn.sweep.parts import to_bytes
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.store import BORDER_FILES, VERIFICATION_FILE, to_bytes
+from gaunlearn.sweep.store import BORDER_FILES, VERIFICATION_FILE
 
 __all__ = ["write_border", "write_verification"]
 

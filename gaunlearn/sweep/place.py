@@ -1,14 +1,18 @@
 """Where a run's files lie: a local directory, or one of any file system that pyarrow knows.
 
 A file appears whole or not at all. Locally it is written beside its place, flushed and renamed;
-object stores show an object only when it is complete.
+object stores show an object only when it is complete. What a remote store refuses in passing,
+because it is busy or a connection broke, is asked again for a minute.
 """
 
 import os
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -16,8 +20,35 @@ from pyarrow import fs
 __all__ = ["Place", "StorageError"]
 
 
-# How long Google's storage may fail to answer, unless the URI says so.
-_RETRY_S = 10
+Result = TypeVar("Result")
+
+# What a URI asks for unless it says otherwise: Google's client would try again for a quarter of an
+# hour, and say nothing; Amazon's takes four requests for a small file in place of one.
+_OPTIONS = {("gs", "gcs"): "retry_limit_seconds=10", ("s3",): "allow_delayed_open=true"}
+# Seconds after which a remote store is asked again. Its client has tried for about 10 s each time.
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+# How pyarrow's clients name what may pass by itself.
+_PASSING = (
+    "SLOW_DOWN",
+    "NETWORK_CONNECTION",
+    "INTERNAL_FAILURE",
+    "SERVICE_UNAVAILABLE",
+    "REQUEST_TIMEOUT",
+    "THROTTLING",
+    "HTTP status 429",
+    "HTTP status 5",
+    "timed out",
+    "Retry policy exhausted",
+)
+# Object stores: a file needs no directory to be in.
+_DIRECTORYLESS = tuple(
+    getattr(fs, name) for name in ("S3FileSystem", "GcsFileSystem") if hasattr(fs, name)
+)
+_REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 401", "status 403")
+_CREDENTIALS = (
+    "; are credentials missing? They are taken from the environment (such as AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY), the store's own files, or the machine's role"
+)
 
 
 class StorageError(RuntimeError):
@@ -26,7 +57,8 @@ class StorageError(RuntimeError):
 
 def _reason(error: Exception) -> str:
     """In one line."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split())
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return reason + (_CREDENTIALS if any(word in reason for word in _REFUSED) else "")
 
 
 @contextmanager
@@ -45,12 +77,14 @@ class Place(NamedTuple):
     Attributes:
         system: pyarrow's file system.
         path: within it.
-        name: as the user wrote it.
+        name: for its user: the path as it was written, or a URI without credentials and options.
+        uri: what names it in another process; empty if nothing does.
     """
 
     system: Any
     path: str
     name: str
+    uri: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -66,16 +100,18 @@ class Place(NamedTuple):
             return where
         name = str(where)
         if "://" not in name:
-            return cls(fs.LocalFileSystem(), name, name)
+            return cls(fs.LocalFileSystem(), name, name, str(Path(name).absolute()))
         uri = name
-        if name.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in name:
-            # Its client would try again for a quarter of an hour, and say nothing.
-            uri += f"{'&' if '?' in name else '?'}retry_limit_seconds={_RETRY_S}"
+        parts = urlsplit(name)
+        name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+        for schemes, option in _OPTIONS.items():
+            if parts.scheme in schemes and option.partition("=")[0] not in parts.query:
+                uri += f"{'&' if '?' in uri else '?'}{option}"
         try:
             system, path = fs.FileSystem.from_uri(uri)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StorageError(f"{name}: cannot be reached: {_reason(error)}") from None
-        return cls(system, path, name)
+        return cls(system, path, name, uri)
 
     @property
     def local(self) -> Path | None:
@@ -85,10 +121,22 @@ class Place(NamedTuple):
     def __truediv__(self, below: str) -> "Place":
         return Place(self.system, f"{self.path}/{below}", f"{self.name}/{below}")
 
+    def _patiently(self, operation: Callable[[], Result]) -> Result:
+        """An operation's result; what a remote store refuses in passing is asked again."""
+        for pause in _PAUSES_S if self.local is None else ():
+            try:
+                return operation()
+            except OSError as error:
+                if not any(word in str(error) for word in _PASSING):
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.0))  # not all workers at once
+        return operation()
+
     def names(self) -> list[str]:
         """The files in the directory, sorted, without hidden ones; none if it does not exist."""
         with _explained(self.name):
-            found = self.system.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            selector = fs.FileSelector(self.path, allow_not_found=True)
+            found = self._patiently(lambda: self.system.get_file_info(selector))
         return sorted(
             info.base_name
             for info in found
@@ -109,16 +157,33 @@ class Place(NamedTuple):
             StorageError: it cannot be read.
         """
         try:
-            with self.system.open_input_file(f"{self.path}/{file}") as stream:
-                return stream.read()
+            return self._patiently(lambda: self._content(file))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{self.name}/{file}") from None
         except OSError as error:
             raise StorageError(f"{self.name}/{file}: cannot be read: {_reason(error)}") from None
 
-    def open(self, file: str) -> Any:
-        """A file for random access, for Parquet's reader."""
-        return self.system.open_input_file(f"{self.path}/{file}")
+    def _content(self, file: str) -> bytes:
+        with self.system.open_input_file(f"{self.path}/{file}") as stream:
+            return stream.read()
+
+    def using(self, file: str, function: Callable[[Any], Result]) -> Result:
+        """What a function makes of a file that is open for random access, such as Parquet's reader.
+
+        Raises:
+            StorageError: where it lies cannot be reached.
+            Exception: what the function raises for what is in the file.
+        """
+        try:
+            return self._patiently(
+                lambda: function(self.system.open_input_file(f"{self.path}/{file}"))
+            )
+        except OSError as error:
+            if self.local is None and any(word in str(error) for word in _PASSING):
+                raise StorageError(
+                    f"{self.name}/{file}: cannot be reached: {_reason(error)}"
+                ) from None
+            raise
 
     def write(self, file: str, content: bytes) -> None:
         """Write a file; whoever reads sees the old one, or none, or all of the new one.
@@ -128,14 +193,17 @@ class Place(NamedTuple):
         """
         try:
             if self.local is None:
-                # Object stores have no directories; file systems behind a URI have.
-                self.system.create_dir(self.path, recursive=True)
-                with self.system.open_output_stream(f"{self.path}/{file}") as stream:
-                    stream.write(content)
+                self._patiently(lambda: self._write_remotely(file, content))
             else:
                 _write_locally(self.local / file, content)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{self.name}/{file}: cannot be written: {_reason(error)}") from None
+
+    def _write_remotely(self, file: str, content: bytes) -> None:
+        if not isinstance(self.system, _DIRECTORYLESS):
+            self.system.create_dir(self.path, recursive=True)
+        with self.system.open_output_stream(f"{self.path}/{file}") as stream:
+            stream.write(content)
 
     def move(self, file: str, target: "Place") -> None:
         """Move a file to another directory of the same file system.
@@ -145,13 +213,16 @@ class Place(NamedTuple):
             StorageError: it cannot be moved.
         """
         with _explained(f"{self.name}/{file}"):
-            target.system.create_dir(target.path, recursive=True)
-            self.system.move(f"{self.path}/{file}", f"{target.path}/{file}")
+            if not isinstance(target.system, _DIRECTORYLESS):
+                target.system.create_dir(target.path, recursive=True)
+            self._patiently(
+                lambda: self.system.move(f"{self.path}/{file}", f"{target.path}/{file}")
+            )
 
     def delete(self, file: str) -> None:
         """Delete a file, if it is there."""
         with _explained(f"{self.name}/{file}"), suppress(FileNotFoundError):
-            self.system.delete_file(f"{self.path}/{file}")
+            self._patiently(lambda: self.system.delete_file(f"{self.path}/{file}"))
 
     def make(self) -> None:
         """Make the directory, and see that it can be written to.
@@ -163,8 +234,8 @@ class Place(NamedTuple):
             self.system.create_dir(self.path, recursive=True)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{self.name}: cannot be written: {_reason(error)}") from None
-        self.write(".write-test", b"")
-        self.delete(".write-test")
+        self.write(probe := f".write-test-{os.getpid()}", b"")
+        self.delete(probe)
 
 
 def _write_locally(path: Path, content: bytes) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaunlearn.sweep.identity import digest, forget_name, trial_id
+from gaunlearn.sweep.parts import Claim, read_claims, select_rows
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import STARTS, Branch, Family, Pairs
 from gaunlearn.sweep.rows import training_id
 from gaunlearn.sweep.sections import Section
-from gaunlearn.sweep.store import Claim, NetworkName, read_claims, select_rows
+from gaunlearn.sweep.store import NetworkName
 from gaunlearn.trial import ORIGINAL
 
 __all__ = ["Finished", "claims_of", "reconcile", "trial_ids_of"]
@@ -176,7 +177,9 @@ def reconcile(
         What is stored, the parts that hold it, and whether something was (or is to be) moved.
     """
     finished, kept = Finished(), dict[str, list[Claim]]()
-    sources = {folder: read_claims(run, folder, may_change) for folder in ("trials", "unused")}
+    # Object stores compare checksums themselves; to read all of a large run would take hours.
+    bodies = may_change and run.local is not None
+    sources = {folder: read_claims(run, folder, bodies) for folder in ("trials", "unused")}
     files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
     damaged = {name.removesuffix(".parquet") for name in files} - set(sources["trials"])
     changed = False

@@ -23,6 +23,13 @@ from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.findings import write_border
 from gaunlearn.sweep.identity import digest
 from gaunlearn.sweep.lock import locked
+from gaunlearn.sweep.parts import (
+    Claim,
+    Completed,
+    RunError,
+    parquet_files,
+    read_claims,
+)
 from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import Family, families_of, plan_blocks, survey
 from gaunlearn.sweep.predicate import Border
@@ -34,13 +41,8 @@ from gaunlearn.sweep.spec import Sweep
 from gaunlearn.sweep.store import (
     BORDER_FILES,
     VERIFICATION_FILE,
-    Claim,
-    Completed,
     Run,
-    RunError,
     load,
-    parquet_files,
-    read_claims,
     write_manifest,
 )
 from gaunlearn.sweep.tally import median_of
@@ -371,9 +373,8 @@ class _Runner:
         # The plan's time of a search is that of its budget.
         whole = self.plan.trials if self.sweep.border is None else self.total
         self.left_seconds = self.plan.seconds * (self.total - self.done) / whole
-        local = self.out.local
         job = Job(
-            out=self.out.name if local is None else str(local.resolve()),
+            out=self.out.uri,
             text=self.sweep.text,
             directory=self.sweep.directory.resolve(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,7 +11,7 @@
     RUN_DIR/verification.json       what the last verification found
     RUN_DIR/report/                 figures and the report
 
-The parts are the truth: each says in its metadata which stages it completes (``Claim``), and the
+The parts are the truth (``parts``): each says in its metadata which stages it completes, and the
 manifest is a summary of them. What holds at every moment, so that a run may be killed at any:
 
 - A file appears whole or not at all (``place``), and no file is changed once it is there.
@@ -27,56 +27,34 @@ Reads and writes no pickles.
 import base64
 import html
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gaunlearn.schema import COLUMNS, SCHEMA_VERSION, Column
+from gaunlearn.schema import SCHEMA_VERSION
+from gaunlearn.sweep.parts import RunError, parquet_files, part_header, read_part
 from gaunlearn.sweep.place import Place, StorageError
 
 __all__ = [
     "BORDER_FILES",
-    "ROW_GROUP",
     "VERIFICATION_FILE",
     "WEIGHTS_SCHEMA",
-    "Claim",
-    "Completed",
     "NetworkName",
     "Run",
     "RunError",
     "Weights",
-    "arrow_schema",
-    "damage",
     "load",
-    "merge_parts",
-    "names_and_claims",
-    "parquet_files",
-    "part_claims",
-    "part_header",
-    "read_claims",
-    "select_rows",
-    "to_bytes",
     "write_manifest",
-    "write_part",
 ]
 
-_ARROW = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "int32": pa.int32(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-}
 WEIGHTS_SCHEMA = pa.schema(
     [
         pa.field("training_id", pa.string(), metadata={"meaning": "of the trials it belongs to"}),
@@ -107,50 +85,6 @@ NetworkName = tuple[str, str | None, int]
 
 BORDER_FILES = ("border.parquet", "points.parquet")
 VERIFICATION_FILE = "verification.json"
-# Rows of a row group: large enough to scan fast, small enough to skip.
-ROW_GROUP = 65_536
-
-
-class RunError(ValueError):
-    """A directory that is not, or not quite, a run; the message is one line for its user."""
-
-
-class Claim(NamedTuple):
-    """What a part completes of one branch: every trial of some products.
-
-    Attributes:
-        content: ``identity.content_digest`` of the branch.
-        seed: of its family.
-        pairs: products of forgotten samples (or numbers of draws) and step fractions.
-    """
-
-    content: str
-    seed: int
-    pairs: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
-
-    @property
-    def trials(self) -> int:
-        """How many rows it stands for."""
-        return sum(len(forget) * len(steps) for forget, steps in self.pairs)
-
-
-class Completed(NamedTuple):
-    """What a part completes, as the manifest counts it: branches of trainings, samples (or draws)
-    that they forget, trials.
-    """
-
-    branches: int
-    forgotten: int
-    trials: int
-
-    @classmethod
-    def of(cls, claims: Sequence[Claim]) -> "Completed":
-        """What these claims come to."""
-        return cls(
-            len(claims),
-            sum(len(forget) for claim in claims for forget, _ in claim.pairs),
-            sum(claim.trials for claim in claims),
-        )
 
 
 class Weights(NamedTuple):
@@ -215,7 +149,7 @@ class Run:
             RunError: a part cannot be read, or no trial has finished.
         """
         parts = self.place / "trials"
-        tables = [_read(parts, name) for name in self.parts()]
+        tables = [read_part(parts, name) for name in self.parts()]
         if not tables:
             raise RunError(f"{self.path}: no trials have finished")
         inner = ("seed", "forget_index", "forget_draw", "step_fraction")
@@ -261,7 +195,7 @@ class Run:
         if "border" not in self.manifest or name not in self.place.names():
             return None
         try:
-            return pq.read_table(self.place.open(name)).to_pandas()
+            return self.place.using(name, pq.read_table).to_pandas()
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{self.path}/{name}: cannot be read: {error}") from None
 
@@ -310,10 +244,13 @@ class Run:
         found: dict[NetworkName, Weights] = {}
         for name in parquet_files(parts):
             try:
-                table = pq.read_table(
-                    parts.open(name),
-                    filters=[("training_id", "=", training_id)],
-                    schema=WEIGHTS_SCHEMA,
+                table = parts.using(
+                    name,
+                    partial(
+                        pq.read_table,
+                        filters=[("training_id", "=", training_id)],
+                        schema=WEIGHTS_SCHEMA,
+                    ),
                 )
             except (pa.ArrowException, OSError) as error:
                 raise RunError(f"{parts.name}/{name}: cannot be read: {error}") from None
@@ -325,11 +262,6 @@ class Run:
                 " in its specification and run it again"
             )
         return list(found.values())
-
-
-def parquet_files(folder: Place) -> list[str]:
-    """Names of the Parquet files in a folder."""
-    return [name for name in folder.names() if name.endswith(".parquet")]
 
 
 def _upper(numbers: np.ndarray, n: int) -> tuple[np.ndarray, ...]:
@@ -352,186 +284,6 @@ def _network(row: Mapping[str, Any]) -> Weights:
     )
 
 
-def _field(column: Column) -> pa.Field:
-    about = {"meaning": column.meaning, "range": column.range, "missing": column.missing}
-    return pa.field(column.name, _ARROW[column.type], metadata=about)
-
-
-def arrow_schema() -> pa.Schema:
-    """The schema of every part."""
-    return pa.schema([_field(column) for column in COLUMNS])
-
-
-def _array(values: Any, column: Column) -> pa.Array:
-    """Where there is no value, NaN, becomes null."""
-    if isinstance(values, pa.Array):
-        return values
-    values = np.asarray(values)
-    if column.type in ("int64", "int32") and values.dtype.kind == "f":
-        missing = np.isnan(values)
-        filled = np.where(missing, 0, values).astype(np.int64)
-        return pa.array(filled, _ARROW[column.type], mask=missing)
-    if column.type == "bool" and values.dtype.kind == "f":
-        return pa.array(values == 1, _ARROW[column.type], mask=np.isnan(values))
-    if column.type == "float64":
-        return pa.array(values.astype(np.float64), from_pandas=True)
-    return pa.array(values, _ARROW[column.type])
-
-
-def to_bytes(table: pa.Table) -> bytes:
-    """A table as the content of a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True
-    )
-    return sink.getvalue().to_pybytes()
-
-
-def write_part(
-    run: Place,
-    key: str,
-    columns: Mapping[str, Any],
-    parameters: Sequence[Mapping[str, Any]],
-    owner: np.ndarray,
-    claims: Sequence[Claim],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write one block.
-
-    Args:
-        run: the run's directory.
-        key: the block's key.
-        columns: column name -> values, one a trial; results that do not exist may be missing.
-        parameters: column name -> value of each branch; those it does not have may be missing.
-        owner: for each trial the number of its branch in ``parameters``.
-        claims: what the part completes.
-        provenance: goes into the Parquet key-value metadata as JSON.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    known = {column.name for column in COLUMNS}
-    stray = sorted((set(columns) | {name for each in parameters for name in each}) - known)
-    if stray:
-        raise RuntimeError(f"columns {stray} are not in the schema")
-    count, arrays = len(owner), []
-    for column in COLUMNS:
-        if column.name in columns:
-            arrays.append(_array(columns[column.name], column))
-        elif any(column.name in each for each in parameters):
-            values = pa.array([each.get(column.name) for each in parameters], _ARROW[column.type])
-            arrays.append(values.take(pa.array(owner)))
-        else:
-            arrays.append(pa.nulls(count, _ARROW[column.type]))
-    about = {
-        "schema_version": str(SCHEMA_VERSION),
-        "claims": json.dumps(claims),
-        "provenance": json.dumps(provenance),
-    }
-    table = pa.Table.from_arrays(arrays, schema=arrow_schema().with_metadata(about))
-    (run / "trials").write(f"{key}.parquet", to_bytes(table))
-
-
-def damage(parts: Place, name: str, body: bool) -> str | None:
-    """What is wrong with a part: it cannot be read, is of another schema, or has not as many rows
-    as it claims. No writer of ours leaves one like that.
-
-    Args:
-        body: read all of it, and so compare checksums, not only its description.
-
-    Raises:
-        StorageError: where it lies cannot be reached.
-    """
-    source = pa.BufferReader(parts.read(name)) if body else parts.open(name)
-    try:
-        with pq.ParquetFile(source, page_checksum_verification=True) as file:
-            about = file.metadata.metadata or {}
-            if b"schema_version" not in about:
-                return "has no schema_version: another program has written it"
-            version = about[b"schema_version"].decode()
-            if version != str(SCHEMA_VERSION):
-                return f"schema_version is {version}, this version reads {SCHEMA_VERSION}"
-            if not file.schema_arrow.equals(arrow_schema(), check_metadata=False):
-                stray = set(file.schema_arrow.names) ^ {column.name for column in COLUMNS}
-                return f"its columns are not this version's ({', '.join(sorted(stray)) or 'types'})"
-            claimed = sum(claim.trials for claim in _claims(about))
-            if file.metadata.num_rows != claimed:
-                return f"has {file.metadata.num_rows} rows and claims {claimed}"
-            for group in range(file.num_row_groups if body else 0):
-                file.read_row_group(group)
-    except (pa.ArrowException, OSError) as error:
-        return f"cannot be read: {error}"
-    except (KeyError, TypeError, ValueError) as error:
-        return f"its claims cannot be read: {error!r}"
-    return None
-
-
-@lru_cache(maxsize=4096)
-def _only_one(pairs: Any) -> Any:
-    """The same object for equal products: millions of claims have few that differ."""
-    return pairs
-
-
-def _claims(about: Mapping[bytes, bytes]) -> list[Claim]:
-    return [
-        Claim(sys.intern(content), seed, _only_one(tuple((tuple(f), tuple(s)) for f, s in pairs)))
-        for content, seed, pairs in json.loads(about[b"claims"])
-    ]
-
-
-def _read(parts: Place, name: str) -> pa.Table:
-    wrong = damage(parts, name, body=False)
-    if wrong is None:
-        try:
-            return pq.read_table(parts.open(name), page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            wrong = f"cannot be read: {error}"
-    raise RunError(f"{parts.name}/{name}: {wrong}; the same gaunlearn run again replaces it")
-
-
-def read_claims(run: Place, folder: str, bodies: bool = False) -> dict[str, list[Claim]]:
-    """For each part of a folder (its key) what it completes; damaged ones complete nothing.
-
-    Args:
-        bodies: read all of each to see whether it is damaged.
-    """
-    parts = run / folder
-    return {
-        name.removesuffix(".parquet"): _claims(pq.read_metadata(parts.open(name)).metadata)
-        for name in parquet_files(parts)
-        if damage(parts, name, bodies) is None
-    }
-
-
-def names_and_claims(run: Place, name: str) -> tuple[list[str], list[Claim]]:
-    """The names of a part's trials, as far as it can be read, and what it claims."""
-    try:
-        table = pq.read_table((run / "trials").open(name), columns=["trial_id"])
-        return table["trial_id"].to_pylist(), _claims(table.schema.metadata or {})
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return [], []
-
-
-def select_rows(
-    run: Place, folder: str, key: str, trial_ids: Iterable[str], claims: Sequence[Claim]
-) -> bytes:
-    """The content of a part that holds some rows of another, and claims no more than those."""
-    table = _read(run / folder, f"{key}.parquet")
-    wanted = pc.is_in(table["trial_id"], value_set=pa.array(list(trial_ids), pa.string()))
-    return _claiming(table.filter(wanted), claims)
-
-
-def merge_parts(run: Place, keys: Sequence[str], claims: Sequence[Claim]) -> bytes:
-    """The content of a part that holds the rows of several, which have one provenance."""
-    tables = [_read(run / "trials", f"{key}.parquet") for key in keys]
-    return _claiming(pa.concat_tables(tables), claims)
-
-
-def _claiming(table: pa.Table, claims: Sequence[Claim]) -> bytes:
-    about = dict(table.schema.metadata) | {b"claims": json.dumps(claims).encode()}
-    return to_bytes(table.replace_schema_metadata(about))
-
-
 def _provenance(about: bytes, part: str) -> dict[str, Any]:
     try:
         found = json.loads(about)
@@ -540,32 +292,6 @@ def _provenance(about: bytes, part: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunError(f"{part}.parquet: its provenance is no table")
     return found
-
-
-def part_claims(run: Place, key: str) -> list[Claim]:
-    """What a part completes.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    return _claims(_header(run, key).metadata or {})
-
-
-def part_header(run: Place, key: str) -> tuple[bytes, int]:
-    """A part's provenance, as it is stored, and how many rows it has.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    header = _header(run, key)
-    return (header.metadata or {}).get(b"provenance", b"{}"), header.num_rows
-
-
-def _header(run: Place, key: str) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata((run / "trials").open(f"{key}.parquet"))
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{run.name}/trials/{key}.parquet: cannot be read: {error}") from None
 
 
 def write_manifest(run: Place, manifest: Mapping[str, Any], spec_text: str) -> None:

@@ -25,6 +25,13 @@ from gaunlearn.sweep.execute import Network, Results, run_block
 from gaunlearn.sweep.grid import Cell
 from gaunlearn.sweep.identity import forget_files, trial_id
 from gaunlearn.sweep.lanes import forget_capacities
+from gaunlearn.sweep.parts import (
+    Claim,
+    RunError,
+    damage,
+    names_and_claims,
+    read_claims,
+)
 from gaunlearn.sweep.plan import (
     STARTS,
     Block,
@@ -37,7 +44,7 @@ from gaunlearn.sweep.plan import (
 from gaunlearn.sweep.resume import trial_ids_of
 from gaunlearn.sweep.rows import cell_of_row, rows_of
 from gaunlearn.sweep.sections import DeepReluModel
-from gaunlearn.sweep.store import Claim, Run, RunError, damage, names_and_claims, read_claims
+from gaunlearn.sweep.store import Run
 from gaunlearn.trial import ORIGINAL
 
 __all__ = ["MOST_PAIRS", "Difference", "Verdict", "verify_run"]

@@ -1,19 +1,15 @@
 """The networks of a run that keeps them: written, and looked up by name."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gaunlearn.sweep.parts import parquet_files, to_bytes
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.store import (
-    WEIGHTS_SCHEMA,
-    NetworkName,
-    Weights,
-    parquet_files,
-    to_bytes,
-)
+from gaunlearn.sweep.store import WEIGHTS_SCHEMA, NetworkName, Weights
 
 __all__ = ["stored_networks", "write_weights"]
 
@@ -59,7 +55,7 @@ def stored_networks(run: Place, set_damaged_aside: bool) -> set[NetworkName]:
     folder = run / "weights"
     for name in parquet_files(folder):
         try:
-            table = pq.read_table(folder.open(name), page_checksum_verification=True)
+            table = folder.using(name, partial(pq.read_table, page_checksum_verification=True))
             found.update(zip(*(table[each].to_pylist() for each in _NETWORK), strict=True))
         except (pa.ArrowException, OSError, KeyError):
             if set_damaged_aside:

@@ -14,12 +14,13 @@ from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Results, run_block
 from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
+from gaunlearn.sweep.parts import Completed, write_part
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import Block, Limits, Load, split_block
 from gaunlearn.sweep.provenance import provenance_of
 from gaunlearn.sweep.resume import claims_of
 from gaunlearn.sweep.rows import rows_of, training_id
-from gaunlearn.sweep.store import Completed, NetworkName, Weights, write_part
+from gaunlearn.sweep.store import NetworkName, Weights
 from gaunlearn.sweep.tally import counts_of
 from gaunlearn.sweep.weights import write_weights
 
@@ -34,7 +35,7 @@ class Job(NamedTuple):
     """What the workers of a run have to know; plain values, to be sent to other machines.
 
     Attributes:
-        out: the run's directory, absolute, or its URI.
+        out: ``Place.uri`` of the run's directory.
         text: of the specification.
         directory: what relative paths in it refer to.
         started: when the run began.
