@@ -1,6 +1,7 @@
 """The public functions: NumPy arrays in the original d dimensions in, NumPy arrays out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
@@ -29,7 +30,7 @@ from gaunlearn.losses import LOSSES
 from gaunlearn.report.figures import draw
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
-from gaunlearn.sweep.store import Run, load
+from gaunlearn.sweep.store import Run, TooLargeError, load
 from gaunlearn.training import margins
 from gaunlearn.unlearning import METHODS, OF_DEGREE_ONE, Effort, Situation
 
@@ -376,5 +377,6 @@ def run(
         allow_faulty_jax=allow_faulty_jax,
         progress=progress,
     )
-    draw(done)
+    with suppress(TooLargeError):
+        draw(done)
     return done

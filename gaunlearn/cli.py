@@ -218,6 +218,7 @@ def _run(args: argparse.Namespace) -> int:
     from gaunlearn.sweep.processes import join
     from gaunlearn.sweep.runner import run_sweep
     from gaunlearn.sweep.spec import load_spec
+    from gaunlearn.sweep.store import TooLargeError
 
     sweep = load_spec(args.spec, args.overrides)
     out = str(Path("results") / sweep.name) if args.out is None else args.out
@@ -238,7 +239,10 @@ def _run(args: argparse.Namespace) -> int:
             processes=processes,
         )
     if leads:
-        _print_run(run, draw(run))
+        try:
+            _print_run(run, draw(run))
+        except TooLargeError as error:
+            print(f"data: {run.path}/trials\nno figure: {error}")
     return 0
 
 

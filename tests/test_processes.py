@@ -57,9 +57,9 @@ def test_two_processes_of_two_devices_share_a_sweep(tmp_path, undisturbed):
 
 
 def test_they_look_for_a_border_together(tmp_path):
-    text = BORDER.replace("d = 50", "d = [8, 16, 32, 64]").replace(
-        "max_steps = 150", "max_steps = [20, 60, 180]"
-    )
+    text = BORDER.replace("d = 50", "d = [8, 16, 32, 64]")
+    text = text.replace("max_steps = 150", "max_steps = [20, 60, 180]")
+    text = text.replace("step_fraction = [0.0, 0.5, 1.0]", "step_fraction = 1.0")
     write(tmp_path, text)
     finish(command(tmp_path, "--out", "alone"))
     for process in together(tmp_path, "--out", "run"):

@@ -19,7 +19,7 @@ from runs import SMALL_BLOCKS, SPEC, command, finish, write
 import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.schema import COLUMNS, as_markdown
-from gaunlearn.sweep import plan, runner
+from gaunlearn.sweep import plan, runner, store
 from gaunlearn.sweep.lock import locked
 from gaunlearn.sweep.parts import arrow_schema
 from gaunlearn.sweep.place import Place, StorageError
@@ -236,6 +236,22 @@ def test_finished_work_is_found_by_content(tmp_path):
     assert left.trials == 12 - 4
     finished.add(claims_of(left, tmp_path))
     assert finished.left_of(family, tmp_path) is None
+
+
+def test_a_run_that_memory_does_not_hold_is_finished_without_a_figure(
+    tmp_path, monkeypatch, capsys
+):
+    path = write(tmp_path, SPEC, seeds=1)
+    monkeypatch.setattr(store, "host_memory", lambda: 3000.0 * 12 - 1)
+    assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "no figure: " in out
+    assert "12 trials take about 0 GiB of memory: read some of their columns" in out
+    assert gaunlearn.run(path, tmp_path / "run").trials() == 12
+    with pytest.raises(store.TooLargeError):
+        gaunlearn.load(tmp_path / "run").to_pandas()
+    monkeypatch.setattr(store, "host_memory", lambda: 3000.0 * 12)
+    assert len(gaunlearn.load(tmp_path / "run").to_pandas()) == 12
 
 
 # -- storage ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gaunlearn.sweep.parts import (
     part_claims,
     part_header,
 )
-from gaunlearn.sweep.place import Place, StorageError
+from gaunlearn.sweep.place import Place, StorageError, side_by_side
 
 __all__ = ["compact"]
 
@@ -45,7 +45,10 @@ def compact(run: Place, parts: Mapping[str, Completed]) -> dict[str, Completed]:
         The parts that are there afterwards.
     """
     trials, unused, left = run / "trials", run / "unused", dict(parts)
-    headers = {key: part_header(run, key) for key in sorted(parts)}
+    # Two of these at least would have to fit into one row group.
+    small = sorted(key for key, completed in parts.items() if completed.trials <= ROW_GROUP // 2)
+    found = side_by_side(lambda key: part_header(run, key), small)
+    headers = dict(zip(small, found, strict=True))
     for keys in _groups(headers):
         if len(keys) < 2:
             continue

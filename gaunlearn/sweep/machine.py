@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from gaunlearn.sweep.identity import digest
+from gaunlearn.sweep.memory import host_memory
 
 __all__ = [
     "batch_memory",
@@ -28,23 +29,6 @@ _ACCELERATOR_SPEED = 64.0
 _ARRAYS = 40
 # Working set of a batch on a CPU in pairs: about 4 MB of float64 an array, to stay in the cache.
 _CPU_PAIRS = 500_000
-_UNKNOWN_MEMORY = 4e9
-
-
-def _host_memory() -> float:
-    """Free bytes of this machine, or of the control group that confines the process."""
-    free = _UNKNOWN_MEMORY
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = float(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            used = float(Path("/sys/fs/cgroup/memory.current").read_text())
-            free = min(free, float(limit) - used)
-    except (OSError, ValueError):
-        pass
-    return free
 
 
 def free_memory() -> float:
@@ -53,7 +37,7 @@ def free_memory() -> float:
     stats = devices[0].memory_stats() if devices[0].platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return _host_memory() / len(devices)
+    return host_memory() / len(devices)
 
 
 def speed() -> float:

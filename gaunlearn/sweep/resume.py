@@ -76,24 +76,25 @@ class Finished:
     """Which trials are stored, and how many parts were found damaged and set aside."""
 
     def __init__(self) -> None:
-        self._done: dict[_Place, list[Pairs]] = {}
+        # Seeds by branch and products: of millions of trainings few differ in more than the seed.
+        self._done: dict[str, dict[Pairs, set[int]]] = {}
         self.trials = 0
         self.damaged_parts = 0
 
     def add(self, claims: Sequence[Claim]) -> None:
         """Count a part's trials as stored."""
         for claim in claims:
-            self._done.setdefault((claim.content, claim.seed), []).append(claim.pairs)
+            of_branch = self._done.setdefault(claim.content, {})
+            of_branch.setdefault(claim.pairs, set()).add(claim.seed)
             self.trials += claim.trials
 
     def missing(self, content: str, seed: int, pairs: Pairs) -> Pairs:
         """What is not stored of one branch."""
-        done = self._done.get((content, seed))
-        if done is None:
-            return pairs
-        if len(done) == 1 and done[0] == pairs:
+        of_branch = self._done.get(content, {})
+        if seed in of_branch.get(pairs, ()):
             return ()
-        return _without(pairs, done)
+        done = [products for products, seeds in of_branch.items() if seed in seeds]
+        return _without(pairs, done) if done else pairs
 
     def left_of(self, family: Family, directory: Path) -> Family | None:
         """A family without its stored trials; None if nothing is left."""

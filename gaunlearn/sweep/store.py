@@ -40,8 +40,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaunlearn.schema import SCHEMA_VERSION
+from gaunlearn.sweep.memory import host_memory
 from gaunlearn.sweep.parts import RunError, parquet_files, part_header, read_part
-from gaunlearn.sweep.place import Place, StorageError
+from gaunlearn.sweep.place import Place, StorageError, side_by_side
 
 __all__ = [
     "BORDER_FILES",
@@ -50,6 +51,7 @@ __all__ = [
     "NetworkName",
     "Run",
     "RunError",
+    "TooLargeError",
     "Weights",
     "load",
     "write_manifest",
@@ -83,8 +85,15 @@ WEIGHTS_SCHEMA = pa.schema(
 # Which network a row of weights/ is: training_id, forget, start.
 NetworkName = tuple[str, str | None, int]
 
+# Of a trial as a row of a table, with what sorting and pandas add.
+_BYTES_OF_A_TRIAL = 3000
+
 BORDER_FILES = ("border.parquet", "points.parquet")
 VERIFICATION_FILE = "verification.json"
+
+
+class TooLargeError(RunError):
+    """A run whose trials do not fit into this machine's memory."""
 
 
 class Weights(NamedTuple):
@@ -127,6 +136,10 @@ class Run:
         """Names of the files that hold its trials."""
         return parquet_files(self.place / "trials")
 
+    def trials(self) -> int:
+        """How many trials were stored when the manifest was written."""
+        return sum(part.get("trials", 0) for part in self.manifest.get("parts", {}).values())
+
     def provenances(self) -> list[dict[str, Any]]:
         """How its parts were computed: each way once.
 
@@ -134,7 +147,8 @@ class Run:
             RunError: a part does not say.
         """
         keys = [name.removesuffix(".parquet") for name in self.parts()]
-        each = {part_header(self.place, key)[0]: key for key in keys}
+        headers = side_by_side(lambda key: part_header(self.place, key), keys)
+        each = {about: key for (about, _), key in zip(headers, keys, strict=True)}
         return [_provenance(about, f"{self.path}/trials/{key}") for about, key in each.items()]
 
     def latest_provenance(self) -> dict[str, Any]:
@@ -146,10 +160,18 @@ class Run:
         """All trials, sorted by swept parameters, seed, what is forgotten and step fraction.
 
         Raises:
-            RunError: a part cannot be read, or no trial has finished.
+            RunError: a part cannot be read, no trial has finished, or (a TooLargeError) they do
+                not fit into memory.
         """
         parts = self.place / "trials"
-        tables = [read_part(parts, name) for name in self.parts()]
+        needed = _BYTES_OF_A_TRIAL * self.trials()
+        if needed > host_memory():
+            raise TooLargeError(
+                f"{self.path}: {self.trials()} trials take about {needed / 2**30:.0f} GiB of "
+                "memory: read some of their columns from the Parquet files with DuckDB or Polars "
+                "(docs/how-to.md)"
+            )
+        tables = side_by_side(lambda name: read_part(parts, name), self.parts())
         if not tables:
             raise RunError(f"{self.path}: no trials have finished")
         inner = ("seed", "forget_index", "forget_draw", "step_fraction")
@@ -210,7 +232,6 @@ class Run:
     def _repr_html_(self) -> str:
         """For notebooks: what it asks, how much of it is there, and its first figure."""
         about = self.manifest
-        done = sum(part.get("trials", 0) for part in about.get("parts", {}).values())
         title, where, swept = (
             html.escape(str(text))
             for text in (
@@ -221,7 +242,7 @@ class Run:
         )
         lines = [
             f"<b>{title}</b>",
-            f"{done} of {about.get('trials', 0)} trials in <code>{where}</code>",
+            f"{self.trials()} of {about.get('trials', 0)} trials in <code>{where}</code>",
             f"swept: {swept}",
         ]
         report = self.place / "report"
