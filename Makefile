@@ -24,6 +24,10 @@ browser-test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@command -v shellcheck >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; } || \
+	  { echo 'install shellcheck first'; exit 1; }
+	shellcheck cluster/slurm.sh .ci/run
 
 types: $(STAMP)
 	$(BIN)/mypy
@@ -38,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/precision.py --seeds 1
 	$(BIN)/python benchmarks/border.py --quick
+	$(BIN)/python benchmarks/cluster.py --quick
 
 bench-full: $(STAMP)
 	$(BIN)/python benchmarks/reduction.py
@@ -45,6 +50,7 @@ bench-full: $(STAMP)
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/border.py
+	$(BIN)/python benchmarks/cluster.py
 
 # All shipped sweeps, verified, into results/gallery/ and its page: three quarters of an hour.
 gallery: $(STAMP)

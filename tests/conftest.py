@@ -13,6 +13,9 @@ if jax.__version_info__ < (0, 12):
     fast = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ["XLA_FLAGS"] = f"{fast} {os.environ.get('XLA_FLAGS', '')}"
 
+# Ray's workers are nice to other processes: beside another test they would stand still.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray's name
+
 from runs import SPEC, write
 
 import gaunlearn

@@ -10,10 +10,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["EAGER", "nodes_of"]
-
-# Ray's workers are nice to others by default: beside another test they would stand still.
-EAGER = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+__all__ = ["nodes_of"]
 
 
 class _Nodes:
@@ -54,7 +51,7 @@ def nodes_of(*cpus):
     mark = uuid.uuid4().hex
     with subprocess.Popen(
         [sys.executable, __file__],
-        env={**os.environ, **EAGER, "TEST_CLUSTER": mark},
+        env={**os.environ, "TEST_CLUSTER": mark},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from cases import assert_same_rows
 from object_store import object_store
-from ray_nodes import EAGER, nodes_of
+from ray_nodes import nodes_of
 from runs import SMALL_BLOCKS, SPEC, command, finish, write
 
 import gaunlearn
@@ -153,7 +153,7 @@ def test_a_cluster_of_this_machine_writes_to_an_object_store(tmp_path, undisturb
         store.error_rate, store.needs_credentials = 0.1, True
         uri = store.uri("runs/a")
         arguments = ("--out", uri, "--cluster", "local", *ONE_EACH)
-        out, told = finish(command(tmp_path, *arguments, code=SMALL_BLOCKS, **EAGER))
+        out, told = finish(command(tmp_path, *arguments, code=SMALL_BLOCKS))
         assert "36 of 36 trials" in out + told
         assert store.errors > 3
         run = gaunlearn.load(uri)

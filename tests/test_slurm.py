@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from cases import assert_same_rows
-from ray_nodes import EAGER
 from runs import SPEC, write
 
 import gaunlearn
@@ -27,7 +26,7 @@ def submit(folder, *arguments, **environment):
     return subprocess.run(
         [SCRIPT, *arguments],
         cwd=folder,
-        env={**os.environ, **EAGER, **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -8,6 +8,7 @@ sweep of a million trials is never held at once.
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -399,8 +400,14 @@ class Load(NamedTuple):
 
     @classmethod
     def of(cls, family: Family) -> "Load":
-        """That of one family."""
-        return cls(family.steps(), family.trials, 1 + len(family.retrainings()), 1)
+        """That of one family; found once for families that differ in their seed alone."""
+        global _last_load
+        of = family.branches, family.data, family.model, family.train
+        known, load = _last_load
+        if not all(map(operator.is_, of, known)):
+            load = cls(family.steps(), family.trials, 1 + len(family.retrainings()), 1)
+            _last_load = of, load
+        return load
 
     @classmethod
     def total(cls, families: Iterable[Family]) -> "Load":
@@ -427,6 +434,10 @@ class Load(NamedTuple):
         kept += self.rows * weight_bytes(program.room, upper)
         # Arrays have room for a power of two of each.
         return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test, upper))
+
+
+# The last family's, and what it is of: they come one seed after the other.
+_last_load: tuple[tuple[Any, ...], Load] = (None, None, None, None), Load(0, 0, 0, 0)
 
 
 class Limits(NamedTuple):
