@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from common import provenance, table
 
-from gaunlearn.sweep import cluster, plan
+from gaunlearn.sweep import cluster, plan, remote
 from gaunlearn.sweep.parts import Claim, Completed
 from gaunlearn.sweep.resume import Finished
 from gaunlearn.sweep.runner import run_sweep
@@ -46,11 +46,11 @@ step_fraction = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0]
 EPSILONS = counts_of(10 ** np.random.default_rng(0).uniform(-3, -1, 100))
 
 
-class Stub(cluster._Remote):
+class Stub(cluster.RemoteWorker):
     """A worker that believes that it has done it."""
 
     def prepare(self, job, token, code):
-        return cluster._Ability(f"stub, process {os.getpid()}", 1.0, 4e9, {"stub": True})
+        return remote.Ability(f"stub, process {os.getpid()}", 1.0, 4e9, {"stub": True})
 
     def work(self, block):
         return [Receipt(block.key, Completed(1, 10, block.trials), 1.0, 1.0, EPSILONS)]
@@ -74,13 +74,13 @@ def receipts(values):
             last = now
 
     marks = [*np.linspace(0, 1000 * values, 6).astype(int)[1:], np.inf]
-    cluster._Remote = Stub
+    cluster.RemoteWorker = Stub
     plan.BLOCK_S = 1e-9  # a block is one training
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spec.toml"
         path.write_text(SPEC.format(values=values))
         last = 0, time.perf_counter(), time.process_time(), memory()
-        recruit = partial(cluster.on_cluster, "local", cluster.Demand(cpus=1.0))
+        recruit = partial(cluster.on_cluster, "local", remote.Demand(cpus=1.0))
         run_sweep(load_spec(path), Path(folder) / "run", progress=progress, recruit=recruit)
     return [
         {

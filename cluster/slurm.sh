@@ -31,6 +31,9 @@ fi
 port=$((20000 + SLURM_JOB_ID % 20000))
 directory=/tmp/ray-$SLURM_JOB_ID
 export RAY_USAGE_STATS_ENABLED=0
+# Others on these hosts are not to send it anything; srun hands the token on.
+RAY_AUTH_TOKEN=$(od --address-radix=n --read-bytes=32 --format=x1 /dev/urandom | tr -d ' \n')
+export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
@@ -60,8 +63,8 @@ esac
 address=${addresses%% *}:$port
 ray_on "${nodes[0]}" --head --node-ip-address="${address%:*}" --port="$port" \
   --include-dashboard=false --temp-dir="$directory"
-for _ in $(seq 60); do
-  "$bin/ray" health-check --address "$address" >/dev/null 2>&1 && break
+for _ in $(seq 120); do
+  (exec 3<>"/dev/tcp/${address%:*}/$port") 2>/dev/null && break
   sleep 1
 done
 # Whichever of them come late are used from then on.

@@ -28,6 +28,7 @@ from gaunlearn.coordinates import reduce
 from gaunlearn.given import UserWeights, read_network
 from gaunlearn.losses import LOSSES
 from gaunlearn.report.figures import draw
+from gaunlearn.sweep.cluster import recruiter
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.sweep.store import Run, TooLargeError, load
@@ -346,6 +347,9 @@ def run(
     fresh: bool = False,
     allow_faulty_jax: bool = False,
     progress: Callable[[Progress], None] = lambda progress: None,
+    cluster: str | None = None,
+    gpus_per_task: float | None = None,
+    cpus_per_task: float | None = None,
 ) -> Run:
     """Run a sweep, or what is left of it, and draw its figure.
 
@@ -358,15 +362,19 @@ def run(
         fresh: replace what is there.
         allow_faulty_jax: run even if this JAX fails a canary (``gaunlearn doctor``).
         progress: called when a stage begins and when a block of trials has been stored.
+        cluster: have it computed by a Ray cluster: HOST:PORT of its head, "auto" (the one that this
+            machine is a node of) or "local" (one on this machine, as long as the run lasts).
+        gpus_per_task: GPUs of each of its workers, such as 1 or 0.5; None for workers on CPUs.
+        cpus_per_task: cores of each of them; by default 2, or 1 beside a GPU.
 
     Returns:
         The run; ``to_pandas()`` has its trials, ``path`` its directory.
 
     Raises:
-        ValueError: (a SpecError) the specification or the directory is wrong: one line with file,
-            key, value and what is allowed.
+        ValueError: (a SpecError) the specification, the directory or the cluster is wrong: one line
+            with file, key, value and what is allowed.
         RuntimeError: (a FaultyJaxError) this JAX computes wrong results; (a RunFailedError) the
-            disk is full, or a trial does not fit into memory.
+            disk is full, a trial does not fit into memory, or the cluster has no workers left.
     """
     sweep = load_spec(spec, overrides)
     done = run_sweep(
@@ -376,6 +384,7 @@ def run(
         shard=shard,
         allow_faulty_jax=allow_faulty_jax,
         progress=progress,
+        recruit=recruiter(cluster, gpus_per_task, cpus_per_task),
     )
     with suppress(TooLargeError):
         draw(done)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 __all__ = ["main"]
@@ -214,6 +213,7 @@ def _print_run(run, files: Sequence[str]) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from gaunlearn.report.figures import draw
+    from gaunlearn.sweep.cluster import recruiter
     from gaunlearn.sweep.machine import keep_compiled
     from gaunlearn.sweep.processes import join
     from gaunlearn.sweep.runner import run_sweep
@@ -222,7 +222,8 @@ def _run(args: argparse.Namespace) -> int:
 
     sweep = load_spec(args.spec, args.overrides)
     out = str(Path("results") / sweep.name) if args.out is None else args.out
-    recruit, processes = _crew(args), None
+    recruit = recruiter(args.cluster, args.gpus_per_task, args.cpus_per_task)
+    processes = None
     if recruit is None:
         processes = join()
         keep_compiled()
@@ -244,20 +245,6 @@ def _run(args: argparse.Namespace) -> int:
         except TooLargeError as error:
             print(f"data: {run.path}/trials\nno figure: {error}")
     return 0
-
-
-def _crew(args: argparse.Namespace):
-    """Who computes, if it is not this process."""
-    from gaunlearn.sweep.cluster import Demand, on_cluster
-    from gaunlearn.sweep.sections import SpecError
-
-    if args.cluster is None:
-        if args.gpus_per_task or args.cpus_per_task:
-            raise SpecError("--gpus-per-task and --cpus-per-task are of --cluster: give that too")
-        return None
-    gpus = args.gpus_per_task or 0.0
-    demand = Demand(gpus=gpus, cpus=args.cpus_per_task or (1.0 if gpus else 2.0))
-    return partial(on_cluster, args.cluster, demand)
 
 
 def _plan(args: argparse.Namespace) -> int:

@@ -40,18 +40,22 @@ class _Nodes:
                 start = (folder / "environ").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::_Remote") and self.mark.encode() in start:
+            if title.startswith(b"ray::RemoteWorker") and self.mark.encode() in start:
                 found.append(int(folder.name))
         return sorted(found)
 
 
 @contextmanager
-def nodes_of(*cpus):
-    """A cluster whose head runs no workers, and which has a node for each number of CPUs."""
+def nodes_of(*cpus, **environment):
+    """A cluster whose head runs no workers, and which has a node for each number of CPUs.
+
+    Args:
+        environment: of all its processes, besides that of this one.
+    """
     mark = uuid.uuid4().hex
     with subprocess.Popen(
         [sys.executable, __file__],
-        env={**os.environ, "TEST_CLUSTER": mark},
+        env={**os.environ, "TEST_CLUSTER": mark, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import SPEC, write
 
-from gaunlearn.sweep import cluster, plan
-from gaunlearn.sweep.cluster import Cluster, Demand
+from gaunlearn.sweep import cluster, plan, remote
+from gaunlearn.sweep.cluster import Cluster, recruiter
 from gaunlearn.sweep.parts import Completed
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
+from gaunlearn.sweep.remote import Demand
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.spec import load_spec
 from gaunlearn.sweep.worker import Job, Receipt, RunFailedError
@@ -44,7 +45,7 @@ def receipt(block):
 
 
 def able(number, _=None):
-    return 1.0, cluster._Ability(f"node, process {number}", 1.0, 4e9, {"number": number})
+    return 1.0, remote.Ability(f"node, process {number}", 1.0, 4e9, {"number": number})
 
 
 class Drive:
@@ -194,7 +195,7 @@ def test_a_block_that_ends_its_workers_is_left_and_the_others_are_stored(drive, 
 def test_a_store_that_fails_in_passing_is_tried_again(drive, blocks):
     def work(number, block, attempt):
         if attempt == 1 and block in blocks[:4]:
-            return 1.0, cluster._Stopped("s3://b/r: cannot be written: SLOW_DOWN", False)
+            return 1.0, remote.Stopped("s3://b/r: cannot be written: SLOW_DOWN", False)
 
     run = drive(work=work)
     assert len(run.committed) == 12
@@ -203,7 +204,7 @@ def test_a_store_that_fails_in_passing_is_tried_again(drive, blocks):
 
 def test_what_no_worker_can_do_ends_the_run(drive):
     def work(number, block, attempt):
-        return 1.0, cluster._Stopped("a trial does not fit into memory", True)
+        return 1.0, remote.Stopped("a trial does not fit into memory", True)
 
     with pytest.raises(RunFailedError, match="does not fit into memory"):
         drive(work=work)
@@ -219,7 +220,7 @@ def test_a_mistake_in_a_worker_shows_its_traceback(drive):
 
 def test_a_worker_that_cannot_work_is_named_before_any_block(drive):
     def answer(number, _):
-        return 1.0, cluster._Unfit("the worker on x runs other code") if number else able(0)[1]
+        return 1.0, remote.Unfit("the worker on x runs other code") if number else able(0)[1]
 
     def work(number, block, attempt):
         raise AssertionError("no block is to be run")
@@ -227,13 +228,13 @@ def test_a_worker_that_cannot_work_is_named_before_any_block(drive):
     with pytest.raises(SpecError, match="--cluster: the worker on x runs other code"):
         drive(answer=answer, work=work)
     message = "The actor _Remote failed to import: No module named 'gaunlearn'"
-    with pytest.raises(SpecError, match="a node cannot import gaunlearn: install"):
+    with pytest.raises(SpecError, match="a node cannot import this version of gaunlearn: install"):
         drive(answer=lambda number, _: (1.0, DIED(message)), work=work)
 
 
 def test_one_that_comes_later_and_cannot_work_is_left_out(drive):
     def answer(number, _):
-        return 1.0, cluster._Unfit("no disk") if number else able(0)[1]
+        return 1.0, remote.Unfit("no disk") if number else able(0)[1]
 
     run = drive(nodes=1, answer=answer, events=[(20.0, lambda ray: ray.alive.append(7))])
     assert len(run.committed) == 12
@@ -273,6 +274,18 @@ def test_a_demand_that_no_node_meets_is_refused(tmp_path):
         Cluster(ray, Place.of(tmp_path), Demand(gpus=0.5, cpus=4.0))
 
 
+def test_what_ray_does_not_divide_is_refused():
+    with pytest.raises(SpecError, match=r"--gpus-per-task 1\.5: must be a whole number, or less"):
+        recruiter("auto", 1.5)
+    with pytest.raises(SpecError, match=r"--cpus-per-task 2\.5: must be a whole number, or less"):
+        recruiter("auto", None, 2.5)
+    with pytest.raises(SpecError, match="are of --cluster: give that too"):
+        recruiter(None, 1.0)
+    assert recruiter(None) is None
+    assert recruiter("auto").args == ("auto", Demand(0.0, 2.0))
+    assert recruiter("auto", 0.5).args == ("auto", Demand(0.5, 1.0))
+
+
 def test_workers_of_a_node():
     """By hand: 3.5 GPUs hold seven halves, 8 cores hold eight of 1."""
     assert Demand(gpus=0.5, cpus=1.0).fits({"GPU": 3.5, "CPU": 8.0}) == 7
@@ -304,7 +317,7 @@ def test_whatever_happens_every_block_is_committed_once(
             return 4.0, DIED()
         if what == "busy":
             failures[block.key] += 1
-            return 5.0, cluster._Stopped("busy", False)
+            return 5.0, remote.Stopped("busy", False)
         if what == "slow":
             return 70.0, [receipt(block)]
 

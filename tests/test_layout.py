@@ -28,6 +28,7 @@ LAYERS = [
     {"report.style"},
     {"sweep.runner", "sweep.verify"},
     {"sweep.cluster", "sweep.processes"},
+    {"sweep.remote"},
     {"sweep.worker"},
     {"sweep.adaptive", "sweep.provenance"},
     {"sweep.resume", "sweep.compact", "sweep.findings", "sweep.weights"},

@@ -90,7 +90,8 @@ def test_workers_a_node_and_the_driver_are_lost_and_no_trial_is(tmp_path):
         before = stored()
         assert 3 < before < seeds - 4
         hasty = attentive + "\ncluster._STRAGGLING_S = 2.0"
-        driver = command(tmp_path, *on_cluster, code=hasty)
+        # The driver uses no device: JAX would find none.
+        driver = command(tmp_path, *on_cluster, code=hasty, JAX_PLATFORMS="none_such")
         wait_for(lambda: stored() > before)
         os.kill(nodes.workers()[0], signal.SIGSTOP)
         out, told = finish(driver)
@@ -133,13 +134,20 @@ def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path):
         )
         assert "runs other code: gaunlearn is 0.1.0 (code " in told
         assert "there and 0.0.1 here; jax is " in told
-        told = refused("cluster._TOKEN = '.elsewhere'", *ONE_EACH)
+        told = refused("cluster.give_token = lambda run: 'written elsewhere'", *ONE_EACH)
         assert "does not see what the driver has written to" in told
         assert "--out has to be on a file system that all nodes share" in told
         told = refused("", "--gpus-per-task", "1")
         assert "no node has 1 CPU and 1 GPU for a worker" in told
         told = refused("", "--cpus-per-task", "2")
         assert "no node has 2 CPU for a worker (they have 0 CPU and 0 GPU, 1 CPU and 0 GPU)" in told
+    another = tmp_path / "another" / "gaunlearn"
+    another.mkdir(parents=True)
+    (another / "__init__.py").write_text('"""An older one."""')
+    with nodes_of(1, PYTHONPATH=str(another.parent)) as nodes:
+        address = nodes.address
+        told = refused("", *ONE_EACH)
+        assert "a node cannot import this version of gaunlearn: install it in the env" in told
 
 
 def test_a_cluster_of_this_machine_writes_to_an_object_store(tmp_path, undisturbed, monkeypatch):

@@ -8,47 +8,39 @@ receipt counts. Workers are replaced, not restarted by Ray with their blocks (``
 ``max_task_retries``): a block would wait for its own worker where there is no room for that, and
 one that kills its worker would do so for ever.
 
-Whoever drives a run writes a token into its directory, and workers write only while it is theirs:
-one that was cut off, or whose driver was killed and started again, stores nothing behind the back
-of the run that goes on.
+Workers write while they hold the directory's token (``lock``).
 
-Nothing else of the package imports Ray, and this file does only where a cluster is asked for. JAX's
-devices are used by workers alone.
+Nothing else of the package imports Ray, and this file does only where a cluster is asked for.
 """
 
 import os
+import secrets
 import socket
 import statistics
-import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import jax
-
-from gaunlearn.sweep import machine
-from gaunlearn.sweep.execute import Results
+from gaunlearn.sweep.lock import give_token, holds_token, take_token
 from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import BLOCK_S, Block, Limits, Load
 from gaunlearn.sweep.provenance import FaultyJaxError, identity_of_code
+from gaunlearn.sweep.remote import BLOCKS_AT_A_TIME, Ability, Demand, RemoteWorker, Stopped, Unfit
 from gaunlearn.sweep.sections import SpecError
-from gaunlearn.sweep.worker import Job, Receipt, RunFailedError, Worker
+from gaunlearn.sweep.worker import Job, Receipt, RunFailedError
 
-__all__ = ["Cluster", "Demand", "on_cluster"]
+__all__ = ["Cluster", "on_cluster", "recruiter"]
 
-# The driver's token in a run's directory.
-_TOKEN = ".driver"
 # Seconds: for the first answer of a cluster; for its workers to be ready; between two looks at what
 # it has; without any worker before a run gives up; and of a wait for answers.
 _REACH_S, _READY_S, _LOOK_S, _NOBODY_S, _PAUSE_S = 5.0, 90.0, 5.0, 600.0, 0.5
 # Bytes that Ray keeps for objects on a cluster of our own: blocks and receipts are small.
 _OBJECTS = 100 * 2**20
-# Blocks that a worker has at a time: one is computed while the one before it is stored.
-_BLOCKS_AT_A_TIME = 2
 # Workers that a block may lose before it is left undone.
 _MOST_LOST = 3
 # A block that takes so many times as long as others do, and so many seconds more, is a straggler;
@@ -58,141 +50,6 @@ _HUNG, _HUNG_S = 20.0, 900.0
 # Blocks of a worker in a whole run, roughly: on a cluster a block may take longer than on one
 # machine, so that there are fewer files, but not so long that workers wait for the last ones.
 _BLOCKS_OF_A_WORKER, _MOST_PATIENCE = 200, 40.0
-
-
-class Demand(NamedTuple):
-    """What Ray is to reserve for a worker.
-
-    Attributes:
-        gpus: may be a fraction; 0 for workers that compute on CPUs.
-        cpus: cores; of a worker on CPUs also those that it uses.
-    """
-
-    gpus: float = 0.0
-    cpus: float = 2.0
-
-    def __str__(self) -> str:
-        parts = [f"{self.cpus:g} CPU"]
-        return " and ".join(parts + ([f"{self.gpus:g} GPU"] if self.gpus else []))
-
-    def fits(self, resources: dict[str, float]) -> int:
-        """How many of it a node has room for."""
-        wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        return int(min(resources.get(k, 0.0) / n + 1e-9 for k, n in wanted.items() if n))
-
-    def settle_in(self) -> None:
-        """Let JAX use no more than this in this process; before it looks for devices.
-
-        Ray could set a process's environment too, but needs an agent on each node for it.
-        """
-        if not self.gpus:
-            # Ray shows a worker no GPU that it has not asked for; XLA has NPROC threads.
-            jax.config.update("jax_platforms", "cpu")
-            os.environ["NPROC"] = str(max(1, int(self.cpus)))
-        elif self.gpus < 1:
-            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpus:.3f}"
-
-
-class _Ability(NamedTuple):
-    """What a worker says of itself when it is ready.
-
-    Attributes:
-        node: its host and process.
-        speed: of its devices, in units of two cores.
-        memory: bytes that are free on each.
-        provenance: of what it will compute.
-    """
-
-    node: str
-    speed: float
-    memory: float
-    provenance: dict[str, Any]
-
-
-class _Unfit(NamedTuple):
-    """Why a worker cannot work; a line for the user.
-
-    Attributes:
-        lost: it was lost before it could say anything: another one may be well.
-    """
-
-    reason: str
-    faulty_jax: bool = False
-    lost: bool = False
-
-
-class _Stopped(NamedTuple):
-    """Why a block was not stored; a line for the user. Others may fare better, or not."""
-
-    reason: str
-    for_good: bool
-
-
-class _Remote:
-    """A worker's process. Two blocks may be in it: one is stored while the next is computed."""
-
-    def __init__(self, demand: Demand, cache: str | None) -> None:
-        self._computing = threading.Lock()
-        demand.settle_in()
-        if cache is not None:
-            os.environ["GAUNLEARN_CACHE"] = cache
-
-    def prepare(self, job: Job, token: str, code: dict[str, str]) -> _Ability | _Unfit:
-        """Look at where one is, before any block comes."""
-        node = f"{socket.gethostname()}, process {os.getpid()}"
-        differing = [
-            f"{name} is {own} there and {code.get(name)} here"
-            for name, own in identity_of_code().items()
-            if own != code.get(name)
-        ]
-        if differing:
-            return _Unfit(
-                f"the worker on {node} runs other code: {'; '.join(differing)}; install the same "
-                "on all nodes, and start Ray from there"
-            )
-        machine.keep_compiled()
-        self._token = token
-        try:
-            self._place = Place.of(job.out)
-            if not self._is_ours():
-                return _Unfit(
-                    f"the worker on {node} does not see what the driver has written to {job.out}: "
-                    "--out has to be on a file system that all nodes share, or an object store's "
-                    "URI"
-                )
-            probe = f".probe-{uuid.uuid4().hex}"
-            self._place.write(probe, b"")
-            self._place.delete(probe)
-        except StorageError as error:
-            return _Unfit(f"the worker on {node} cannot write: {error}")
-        try:
-            self._worker = Worker(job, self._place)
-        except FaultyJaxError as error:
-            return _Unfit(f"the worker on {node}: {error}", faulty_jax=True)
-        return _Ability(node, machine.speed(), machine.free_memory(), self._worker.provenance)
-
-    def work(self, block: Block) -> list[Receipt] | _Stopped:
-        """Compute and store a block."""
-        try:
-            with self._computing:
-                done = list(self._worker.compute(block))
-            return [self._store(piece, results) for piece, results in done]
-        except (RunFailedError, SpecError) as error:
-            return _Stopped(str(error), for_good=True)
-        except StorageError as error:
-            return _Stopped(str(error), for_good=False)
-
-    def _store(self, block: Block, results: Results) -> Receipt:
-        if not self._is_ours():
-            raise RunFailedError(f"{self._place}: another process has taken over this run")
-        # Which networks others have stored is not known here: each block stores its own.
-        return self._worker.store(block, results, set())
-
-    def _is_ours(self) -> bool:
-        try:
-            return self._place.read(_TOKEN).decode(errors="replace") == self._token
-        except FileNotFoundError:
-            return False
 
 
 @dataclass(eq=False)
@@ -227,7 +84,7 @@ class _Member:
     """
 
     actor: Any
-    ability: _Ability | None = None
+    ability: Ability | None = None
     tasks: dict[Any, _Task] = field(default_factory=dict)
     since: float = 0.0
 
@@ -240,7 +97,7 @@ class Cluster:
 
     def __init__(self, ray: Any, place: Place, demand: Demand) -> None:
         self._ray, self._place, self._demand = ray, place, demand
-        self._token = uuid.uuid4().hex
+        self._token = ""
         self._members: list[_Member] = []
         self._preparing: dict[Any, _Member] = {}
         self._pace: deque[float] = deque(maxlen=101)
@@ -253,9 +110,9 @@ class Cluster:
         self._remote = ray.remote(
             num_cpus=demand.cpus,
             num_gpus=demand.gpus,
-            max_concurrency=_BLOCKS_AT_A_TIME,
+            max_concurrency=BLOCKS_AT_A_TIME,
             scheduling_strategy="SPREAD",
-        )(_Remote)
+        )(RemoteWorker)
         if not self._room():
             nodes = sorted(_resources(node) for node in self._nodes())
             raise SpecError(
@@ -266,7 +123,7 @@ class Cluster:
     # -- the crew ----------------------------------------------------------------------------
 
     @property
-    def _able(self) -> list[_Ability]:
+    def _able(self) -> list[Ability]:
         return [m.ability for m in self._members if m.ability is not None]
 
     @property
@@ -288,7 +145,7 @@ class Cluster:
     def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
         """See ``worker.Crew``."""
         self._job, self._notice = job, notice
-        self._place.write(_TOKEN, self._token.encode())
+        self._token = give_token(self._place)
         self._recruit()
         began = told = time.monotonic()
         while self._preparing or not self._able:
@@ -337,9 +194,9 @@ class Cluster:
 
     def stop(self) -> None:
         """See ``worker.Crew``."""
-        with suppress(StorageError, FileNotFoundError):  # stopped before, or cut off
-            if self._place.read(_TOKEN).decode(errors="replace") == self._token:
-                self._place.delete(_TOKEN)
+        with suppress(StorageError):  # cut off
+            if self._token and holds_token(self._place, self._token):
+                take_token(self._place)
         for member in list(self._members):
             self._dismiss(member)
 
@@ -408,7 +265,7 @@ class Cluster:
 
     def _hand_out(self, coming: Iterator[_Task]) -> bool:
         """Keep workers busy, those first that have nothing; whether no new blocks come."""
-        for depth in range(_BLOCKS_AT_A_TIME):
+        for depth in range(BLOCKS_AT_A_TIME):
             for member in self._members:
                 if member.ability is None or len(member.tasks) != depth:
                     continue
@@ -480,7 +337,7 @@ class Cluster:
             found = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             found = self._of_failed_start(error)
-        if isinstance(found, _Ability):
+        if isinstance(found, Ability):
             member.ability = found
             self._failed_starts = 0
         elif found.lost:
@@ -497,14 +354,14 @@ class Cluster:
             # It keeps its place, so that no other one tries there.
             self._notice(f"{found.reason}; it is left out")
 
-    def _of_failed_start(self, error: Exception) -> _Unfit:
+    def _of_failed_start(self, error: Exception) -> Unfit:
         text = str(error)
-        if "No module named 'gaunlearn'" in text or "failed to import" in text:
-            return _Unfit(
-                "a node cannot import gaunlearn: install this version in the environment that Ray "
-                "was started from"
+        if "No module named 'gaunlearn" in text or "failed to import" in text:
+            return Unfit(
+                "a node cannot import this version of gaunlearn: install it in the environment "
+                "that Ray was started from"
             )
-        return _Unfit(f"a worker was lost as it started: {_last_line(text)}", lost=True)
+        return Unfit(f"a worker was lost as it started: {_last_line(text)}", lost=True)
 
     def _answer(self, ref: Any, member: _Member) -> list[Receipt]:
         """What a worker says of a block: its receipts, once."""
@@ -518,7 +375,7 @@ class Cluster:
             return []
         del member.tasks[ref]
         began, member.since = member.since, time.monotonic()
-        if isinstance(found, _Stopped):
+        if isinstance(found, Stopped):
             if found.for_good:
                 raise RunFailedError(found.reason)
             self._notice(f"{member}: {found.reason}; {task} is run again")
@@ -551,6 +408,14 @@ def _connect(address: str) -> Any:
     # No reports of use over the network; a process without GPUs is told so by ourselves.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        # Nobody else is to send it anything. Ray would leave its token in the user's home, and
+        # clusters that are started later would then ask for it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif "RAY_AUTH_TOKEN" in os.environ or Path.home().joinpath(".ray", "auth_token").exists():
+        # "ray start" asks for a token where there is one; those who join have to show it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -577,7 +442,8 @@ def _connect(address: str) -> Any:
         ray.init(address, **quiet)
     except Exception as error:  # Ray raises many kinds, down to Exception itself
         raise SpecError(
-            f"--cluster {address}: cannot be joined: {' '.join(str(error).split())}"
+            f"--cluster {address}: cannot be joined: {' '.join(str(error).split())} (a cluster "
+            "with a token wants it here too: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         ) from None
     return ray
 
@@ -595,8 +461,6 @@ def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
     Raises:
         SpecError: it cannot be reached, has no room for a worker, or is of another version.
     """
-    # The devices of this machine belong to its workers.
-    jax.config.update("jax_platforms", "cpu")
     ray = _connect(address)
     try:
         cluster = Cluster(ray, place, demand)
@@ -606,3 +470,23 @@ def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
             cluster.stop()
     finally:
         ray.shutdown()
+
+
+def recruiter(
+    address: str | None, gpus: float | None = None, cpus: float | None = None
+) -> Callable[[Place], AbstractContextManager[Cluster]] | None:
+    """What finds a run its crew; None if there is no address, and this process computes.
+
+    Args:
+        address: see ``on_cluster``.
+        gpus: of each worker; none by default.
+        cpus: cores of each worker; 1 beside a GPU and 2 otherwise by default.
+
+    Raises:
+        SpecError: a worker's needs without a cluster, or such as Ray does not know.
+    """
+    if address is None:
+        if gpus or cpus:
+            raise SpecError("--gpus-per-task and --cpus-per-task are of --cluster: give that too")
+        return None
+    return partial(on_cluster, address, Demand(gpus or 0.0, cpus or (1.0 if gpus else 2.0)))

@@ -1,18 +1,27 @@
-"""Who may write to a run's directory: one process, or the shards of one sweep.
+"""Who may write to a run's directory: one process, the shards of one sweep, or the workers of a
+driver.
 
 The system releases a lock when its process ends, however it ends. Object stores have no locks:
 there it is the user's part to start no second run that is not another shard of the same.
+
+Workers elsewhere hold no lock. They write while the token in the directory is their driver's; the
+next run, of whatever kind, takes it away. So one that was cut off, or whose driver was killed,
+stores nothing behind the back of the run that goes on.
 """
 
 import fcntl
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.sections import SpecError
 
-__all__ = ["locked"]
+__all__ = ["give_token", "holds_token", "locked", "take_token"]
+
+_TOKEN = ".driver"
 
 
 def _take(path: Path, how: int) -> int | None:
@@ -73,3 +82,35 @@ def _refusal(directory: Path, path: Path) -> SpecError:
         f"{directory}: another process is running here ({path.name}); wait for it, or give another "
         "--out"
     )
+
+
+def give_token(run: Place) -> str:
+    """Let the workers of a driver write to a run's directory, and no others'.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    token = uuid.uuid4().hex
+    run.write(_TOKEN, token.encode())
+    return token
+
+
+def holds_token(run: Place, token: str) -> bool:
+    """Whether a driver's workers may write.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        return run.read(_TOKEN).decode(errors="replace") == token
+    except FileNotFoundError:
+        return False
+
+
+def take_token(run: Place) -> None:
+    """Let no driver's workers write any more.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    run.delete(_TOKEN)

@@ -54,6 +54,7 @@ __all__ = [
     "choose_rooms",
     "families_of",
     "families_of_cells",
+    "key_of",
     "largest_memory",
     "plan_blocks",
     "setup_of",
@@ -500,12 +501,17 @@ def _pieces(program: Program, family: Family, limits: Limits) -> Iterator[Family
             yield from _pieces(program, half, limits)
 
 
-def _block(program: Program, families: Sequence[Family], directory: Path) -> Block:
+def key_of(families: Iterable[Family], directory: Path) -> str:
+    """``Block.key`` of what a block would compute with the data that are found here."""
     content = [
         [family.seed, family.contents(directory), [branch.pairs for branch in family.branches]]
         for family in families
     ]
-    return Block(digest(content), program, tuple(families))
+    return digest(content)
+
+
+def _block(program: Program, families: Sequence[Family], directory: Path) -> Block:
+    return Block(key_of(families, directory), program, tuple(families))
 
 
 def split_block(block: Block, directory: Path) -> list[Block]:

@@ -22,7 +22,7 @@ from gaunlearn.sweep.adaptive import border_of, first_trials, rounds
 from gaunlearn.sweep.compact import compact
 from gaunlearn.sweep.findings import write_border
 from gaunlearn.sweep.identity import digest
-from gaunlearn.sweep.lock import locked
+from gaunlearn.sweep.lock import locked, take_token
 from gaunlearn.sweep.parts import (
     Claim,
     Completed,
@@ -206,6 +206,7 @@ def _held(
         if shard[1] == 1:
             for folder in (place, *(place / name for name in ("trials", "weights", "unused"))):
                 folder.remove_leftovers()
+            take_token(place)
         if fresh:
             _check_ours(place)
             _clear(place)
