@@ -37,13 +37,12 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
-on() { # on NODE COMMAND...
-  srun --nodes=1 --ntasks=1 --overlap --nodelist="$1" "${@:2}"
-}
+one=(srun --nodes=1 --ntasks=1 --overlap)
 
 ray_on() { # ray_on NODE ARGUMENTS...: for as long as the job lasts
-  on "$1" "$bin/ray" start "${@:2}" --num-cpus="${SLURM_CPUS_PER_TASK:-1}" \
-    --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block >"ray-$SLURM_JOB_ID-$1.log" 2>&1 &
+  "${one[@]}" --nodelist="$1" "$bin/ray" start "${@:2}" --block \
+    --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
+    >"ray-$SLURM_JOB_ID-$1.log" 2>&1 &
 }
 
 stop() {
@@ -55,10 +54,10 @@ stop() {
 }
 trap stop EXIT
 
-addresses=$(on "${nodes[0]}" hostname --ip-address)
+addresses=$("${one[@]}" --nodelist="${nodes[0]}" hostname --ip-address)
 case $addresses in
   # Where a host's own name means itself only, others reach it by the address of its network.
-  127.*) [ "${#nodes[@]}" -eq 1 ] || addresses=$(on "${nodes[0]}" hostname --all-ip-addresses) ;;
+  127.*) addresses=$("${one[@]}" --nodelist="${nodes[0]}" hostname --all-ip-addresses) ;;
 esac
 address=${addresses%% *}:$port
 ray_on "${nodes[0]}" --head --node-ip-address="${address%:*}" --port="$port" \
