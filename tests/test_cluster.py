@@ -74,7 +74,9 @@ class Drive:
         crew = Cluster(ray, place, Demand(cpus=1.0))
         job = Job("", "", None, "", False, False)
         try:
-            self.provenance = crew.start(job, 1000.0, self.notices.append)
+            self.provenance = crew.start(
+                job, 1000.0, lambda text: text and self.notices.append(text)
+            )
             crew.run(iter(blocks), lambda r: self.committed.append(r.key))
         finally:
             crew.stop()
@@ -210,12 +212,26 @@ def test_what_no_worker_can_do_ends_the_run(drive):
         drive(work=work)
 
 
-def test_a_mistake_in_a_worker_shows_its_traceback(drive):
-    def work(number, block, attempt):
-        return 1.0, FakeRay.exceptions.RayTaskError("KeyError: 'x'")
+def test_an_error_of_a_worker_is_another_ones_to_try_and_shows_its_traceback(drive, blocks):
+    """A broken device fails once; a mistake of the program fails again, and is raised."""
+    error, committed = FakeRay.exceptions.RayTaskError("a traceback\n\nKeyError: 'x'"), []
+
+    def broken(number, block, attempt):
+        if number == 0:
+            return 1.0, error
+
+    run = drive(work=broken)
+    assert len(run.committed) == 12
+    assert "process 0 failed (KeyError: 'x'); what it had is run again" in run.told
+
+    def mistaken(number, block, attempt):
+        if block == blocks[1]:
+            return 1.0, error
+        committed.append(block.key)
 
     with pytest.raises(FakeRay.exceptions.RayTaskError, match="KeyError"):
-        drive(work=work)
+        drive(work=mistaken)
+    assert set(committed) == {block.key for block in blocks} - {blocks[1].key}
 
 
 def test_a_worker_that_cannot_work_is_named_before_any_block(drive):

@@ -53,13 +53,20 @@ _BLOCKS_OF_A_WORKER, _MOST_PATIENCE = 200, 40.0
 
 @dataclass(eq=False)
 class _Task:
-    """A block, until one of the workers that have it says that it is stored."""
+    """A block, until one of the workers that have it says that it is stored.
+
+    Attributes:
+        lost: how often a worker failed at it.
+        holders: how many workers have it.
+        reason, error: why the last one failed; the error, if it was one of the program.
+    """
 
     block: Block
     lost: int = 0
     holders: int = 0
     done: bool = False
     reason: str = ""
+    error: Exception | None = None
 
     @property
     def seconds(self) -> float:
@@ -103,7 +110,8 @@ class Cluster:
         self._looked = 0.0
         self._alone_since: float | None = None
         self._patience = 1.0
-        self._failed_starts = 0
+        self._known: list[Ability] = []
+        self._failed_starts, self._next_try = 0, 0.0
         self._again: deque[_Task] = deque()
         self._undone: list[_Task] = []
         self._remote = ray.remote(
@@ -128,7 +136,7 @@ class Cluster:
     @property
     def speed(self) -> float:
         """See ``worker.Crew``."""
-        return sum(ability.speed for ability in self._able) or 1.0
+        return sum(ability.speed for ability in self._able or self._known)
 
     @property
     def limits(self) -> Limits:
@@ -136,9 +144,10 @@ class Cluster:
         sharing = max((self._demand.fits(node["Resources"]) for node in self._nodes()), default=1)
         if self._demand.gpus:
             sharing = 1  # a GPU's memory is the worker's own
+        able = self._able or self._known
         return Limits(
-            speed=self._patience * min(ability.speed for ability in self._able),
-            memory=0.4 * min(ability.memory for ability in self._able) / max(1, sharing),
+            speed=self._patience * min(ability.speed for ability in able),
+            memory=0.4 * min(ability.memory for ability in able) / max(1, sharing),
         )
 
     def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
@@ -148,6 +157,7 @@ class Cluster:
         self._recruit()
         began = told = time.monotonic()
         while self._preparing or not self._able:
+            notice("")
             self._recruit()
             for ref, member in self._ready(self._preparing):
                 self._welcome(ref, member, strict=True)
@@ -157,6 +167,7 @@ class Cluster:
             if now - told > _READY_S:
                 notice(f"waiting for the cluster: others use what a worker needs, {self._demand}")
                 told = now
+        self._known = self._able
         usual = seconds / self.speed / _BLOCKS_OF_A_WORKER
         self._patience = min(max(1.0, usual / BLOCK_S), _MOST_PATIENCE)
         hosts = {ability.node.partition(",")[0] for ability in self._able}
@@ -170,6 +181,7 @@ class Cluster:
         coming = map(_Task, blocks)
         exhausted = False
         while True:
+            self._notice("")  # it may have been asked to end
             self._look()
             exhausted = self._hand_out(coming) or exhausted
             given = [task for member in self._members for task in member.tasks.values()]
@@ -186,6 +198,8 @@ class Cluster:
             self._dismiss(member)  # it is still at what another one has done
         if self._undone:
             task = self._undone[0]
+            if task.error is not None:
+                raise task.error  # a mistake of ours, with its traceback
             raise RunFailedError(
                 f"{task} was left undone after {task.lost} attempts ({task.reason}); "
                 f"{len(self._undone)} such blocks, the others are stored"
@@ -229,7 +243,8 @@ class Cluster:
         if now - self._looked < _LOOK_S:
             return
         self._looked = now
-        self._recruit()
+        if now >= self._next_try:
+            self._recruit()
         for member in list(self._members):
             if not member.tasks:
                 continue
@@ -340,6 +355,8 @@ class Cluster:
             member.ability = found
             self._failed_starts = 0
         elif found.lost:
+            # Where workers do not come up, trying again and again helps nobody.
+            self._next_try = time.monotonic() + _LOOK_S * 2**self._failed_starts
             self._failed_starts += 1
             self._dismiss(member)
             if self._failed_starts >= _MOST_LOST and not self._able:
@@ -367,15 +384,18 @@ class Cluster:
         task = member.tasks[ref]
         try:
             found = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError:
-            raise  # a mistake of ours: its own traceback
+        except self._ray.exceptions.RayTaskError as error:
+            # Its device may be broken: another one is to try.
+            task.error = error
+            self._lose(member, f"failed ({_last_line(str(error))})")
+            return []
         except self._ray.exceptions.RayError as error:
             self._lose(member, f"was lost ({type(error).__name__})")
             return []
         del member.tasks[ref]
         began, member.since = member.since, time.monotonic()
         if isinstance(found, Stopped):
-            if found.for_good:
+            if found.for_good and not task.done:
                 raise RunFailedError(found.reason)
             self._notice(f"{member}: {found.reason}; {task} is run again")
             self._return(task, found.reason, counts=True)

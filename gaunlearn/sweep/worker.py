@@ -85,7 +85,8 @@ class Crew(Protocol):
 
         Args:
             seconds: what the whole is estimated to take on two cores.
-            notice: told what the user should know.
+            notice: told what the user should know; also nothing, "", now and then while others
+                work: it raises KeyboardInterrupt if that was asked for.
 
         Returns:
             The provenance of what will be computed (of the first worker's).
