@@ -12,7 +12,8 @@
 #   sbatch --nodes=8 --gpus-per-node=4 cluster/slurm.sh SPEC --out DIR --gpus-per-task 1
 #
 # DIR lies on a file system that all nodes share, or is an object store's URI. A job that is killed,
-# preempted or out of time has lost nothing: submit it again and it goes on (--requeue does so).
+# preempted or out of time has lost nothing: submit it again and it goes on (after preemption or a
+# node's failure --requeue does so).
 # GAUNLEARN_BIN names the directory of the environment's programs (.venv/bin of the directory that
 # the job was submitted from).
 
@@ -50,7 +51,7 @@ stop() {
   mapfile -t started < <(jobs -p)
   [ "${#started[@]}" -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
   wait
-  rm -rf "$directory"
+  srun --nodes="${#nodes[@]}" --ntasks-per-node=1 --overlap rm -rf "$directory"
 }
 trap stop EXIT
 

@@ -215,8 +215,9 @@ def _run(args: argparse.Namespace) -> int:
     from gaunlearn.report.figures import draw
     from gaunlearn.sweep.cluster import recruiter
     from gaunlearn.sweep.machine import keep_compiled
-    from gaunlearn.sweep.processes import join
+    from gaunlearn.sweep.processes import asked_for, join
     from gaunlearn.sweep.runner import run_sweep
+    from gaunlearn.sweep.sections import SpecError
     from gaunlearn.sweep.spec import load_spec
     from gaunlearn.sweep.store import TooLargeError
 
@@ -224,6 +225,8 @@ def _run(args: argparse.Namespace) -> int:
     out = str(Path("results") / sweep.name) if args.out is None else args.out
     recruit = recruiter(args.cluster, args.gpus_per_task, args.cpus_per_task)
     processes = None
+    if recruit is not None and asked_for() is not None:
+        raise SpecError("--cluster: is started once, not by each of several processes")
     if recruit is None:
         processes = join()
         keep_compiled()

@@ -3,6 +3,8 @@
 import itertools
 from types import SimpleNamespace
 
+from gaunlearn.sweep.remote import ARRIVED
+
 __all__ = ["Clock", "FakeRay"]
 
 
@@ -31,12 +33,17 @@ class _Actor:
         self.ray, self.number, self.node = ray, number, None
         self.free_at, self.killed = ray.clock.now, False
         self.refs = []
+        self.arrive = SimpleNamespace(remote=lambda: self._add(lambda *_: (1.0, ARRIVED), None))
+        self.stay = SimpleNamespace(remote=lambda: self._add(None, None))
         self.prepare = SimpleNamespace(remote=lambda *arguments: self._add(ray.answer_of, None))
         self.work = SimpleNamespace(remote=lambda block: self._add(ray.work_of, block))
 
     def _add(self, of, block):
         self.refs.append(_Ref(None, None))
         self.refs[-1].request = of, block
+        if self.killed:
+            self.refs[-1].at = self.ray.clock.now
+            self.refs[-1].value = self.ray.exceptions.ActorDiedError()
         self.ray.advance()
         return self.refs[-1]
 
@@ -90,7 +97,7 @@ class FakeRay:
                 ref.at, ref.value = self.clock.now, error
 
     def kill(self, actor):
-        actor.killed, actor.node = True, None
+        self._end(actor, self.exceptions.ActorDiedError())
 
     def advance(self):
         """Place actors, and find out when their requests will be answered."""
@@ -106,8 +113,8 @@ class FakeRay:
                 actor.free_at = self.clock.now
                 used.add(free[0])
             for ref in actor.refs:
-                if ref.at is None and actor.node is not None:
-                    of, block = ref.request
+                of, block = ref.request
+                if ref.at is None and actor.node is not None and of is not None:
                     seconds, ref.value = of(actor.number, block)
                     ref.at = actor.free_at = max(actor.free_at, self.clock.now) + seconds
 

@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, in a process of its own that JAX is not in.
 
-Run as a program it takes commands by line, ``add CPUS`` and ``remove PLACE``, and answers each.
+Run as a program it takes commands by line, ``add CPUS GPUS`` and ``remove PLACE``, and answers each.
 """
 
 import os
@@ -23,8 +23,9 @@ class _Nodes:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
 
-    def add(self, cpus):
-        self._ask(f"add {cpus}")
+    def add(self, cpus, gpus=0):
+        """GPUs are a number that Ray is told."""
+        self._ask(f"add {cpus} {gpus}")
 
     def remove(self, place):
         """Kill the node that was added as number ``place``, with all that runs on it."""
@@ -46,16 +47,12 @@ class _Nodes:
 
 
 @contextmanager
-def nodes_of(*cpus, **environment):
-    """A cluster whose head runs no workers, and which has a node for each number of CPUs.
-
-    Args:
-        environment: of all its processes, besides that of this one.
-    """
+def nodes_of(*cpus):
+    """A cluster whose head runs no workers, and which has a node for each number of CPUs."""
     mark = uuid.uuid4().hex
     with subprocess.Popen(
         [sys.executable, __file__],
-        env={**os.environ, "TEST_CLUSTER": mark, **environment},
+        env={**os.environ, "TEST_CLUSTER": mark},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -81,11 +78,12 @@ def _serve():
     nodes = []
     print(cluster.address, file=answers, flush=True)
     for line in sys.stdin:
-        what, number = line.split()
+        what, *numbers = line.split()
         if what == "add":
-            nodes.append(cluster.add_node(num_cpus=int(number), **memory))
+            cpus, gpus = map(int, numbers)
+            nodes.append(cluster.add_node(num_cpus=cpus, num_gpus=gpus, **memory))
         else:
-            cluster.remove_node(nodes[int(number)], allow_graceful=False)
+            cluster.remove_node(nodes[int(numbers[0])], allow_graceful=False)
         print("done", file=answers, flush=True)
     cluster.shutdown()
 

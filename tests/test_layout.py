@@ -28,7 +28,7 @@ LAYERS = [
     {"report.style"},
     {"sweep.runner", "sweep.verify"},
     {"sweep.cluster", "sweep.processes"},
-    {"sweep.remote"},
+    {"sweep.remote", "sweep.connection"},
     {"sweep.worker"},
     {"sweep.adaptive", "sweep.provenance"},
     {"sweep.resume", "sweep.compact", "sweep.findings", "sweep.weights"},

@@ -45,9 +45,7 @@ def test_two_processes_of_two_devices_share_a_sweep(tmp_path, undisturbed):
     first, second = together(tmp_path, "--out", "run")
     out, told = finish(first)
     assert "36 trials, 3 seeds" in out
-    of_second, nothing = finish(second)
-    assert nothing == ""
-    assert all(line.startswith("[Gloo]") for line in of_second.splitlines())
+    assert finish(second) == ("", "")
     run = gaunlearn.load(tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     assert "36 of 36 trials" in out + told
@@ -87,6 +85,22 @@ def test_when_one_fails_the_others_stop_and_what_was_stored_is_kept(tmp_path):
     assert len(stored) == 24
     finish(command(tmp_path, "--out", "run"))
     assert len(gaunlearn.load(tmp_path / "run").to_pandas()) == 36
+
+
+def test_when_the_first_cannot_write_nobody_waits_for_it(tmp_path):
+    write(tmp_path, SPEC)
+    failing = (
+        "from gaunlearn.sweep import runner"
+        "\ndef make(place): raise runner.SpecError('no room here')"
+        "\nrunner._make = make"
+    )
+    first, second = together(tmp_path, "--out", "run", codes={0: failing})
+    _, told = first.communicate(timeout=300)
+    assert (first.returncode, told) == (2, "gaunlearn: no room here\n")
+    _, told = second.communicate(timeout=300)
+    assert second.returncode == 1
+    assert "the processes that run this together" in told
+    assert "Traceback" not in told
 
 
 def test_what_the_environment_asks_for(monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from runs import SMALL_BLOCKS, SPEC, command, finish, write
 
 import gaunlearn
 from gaunlearn.cli import main
+from gaunlearn.sweep import connection
 
 ONE_EACH = ("--cpus-per-task", "1")
 
@@ -117,14 +119,18 @@ def refusal(tmp_path, capsys, *arguments, spec="spec.toml"):
 def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path):
     """Other code, storage that is not shared, and no room: on one cluster."""
     write(tmp_path, SPEC, seeds=2)
+    finish(command(tmp_path, "--out", "run"))
+    before = gaunlearn.load(tmp_path / "run").to_pandas()
 
     def refused(change, *arguments):
+        """What is told, and that what is there is not replaced."""
         code = f"from gaunlearn.sweep import cluster\n{change}"
-        driver = command(tmp_path, "--out", "run", "--cluster", address, *arguments, code=code)
+        where = ("--out", "run", "--fresh", "--cluster", address)
+        driver = command(tmp_path, *where, *arguments, code=code)
         _, told = driver.communicate(timeout=300)
         assert driver.returncode == 2, told
         assert "Traceback" not in told
-        assert not list((tmp_path / "run" / "trials").glob("*"))
+        assert gaunlearn.load(tmp_path / "run").to_pandas().equals(before)
         return told
 
     with nodes_of(1) as nodes:
@@ -141,13 +147,9 @@ def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path):
         assert "no node has 1 CPU and 1 GPU for a worker" in told
         told = refused("", "--cpus-per-task", "2")
         assert "no node has 2 CPU for a worker (they have 0 CPU and 0 GPU, 1 CPU and 0 GPU)" in told
-    another = tmp_path / "another" / "gaunlearn"
-    another.mkdir(parents=True)
-    (another / "__init__.py").write_text('"""An older one."""')
-    with nodes_of(1, PYTHONPATH=str(another.parent)) as nodes:
-        address = nodes.address
-        told = refused("", *ONE_EACH)
-        assert "a node cannot import this version of gaunlearn: install it in the env" in told
+        nodes.add(1, gpus=1)
+        told = refused("", "--gpus-per-task", "1")
+        assert "has been given 1 GPU, but JAX finds none there: install JAX's build" in told
 
 
 def test_a_cluster_of_this_machine_writes_to_an_object_store(tmp_path, undisturbed, monkeypatch):
@@ -192,9 +194,28 @@ def test_calls_that_have_no_cluster(tmp_path, capsys, monkeypatch):
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
 
     monkeypatch.setattr(ray, "init", another)
+    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as other:
+        # Something listens that is no cluster's head.
+        patch.setattr(connection, "_PROVE_S", 4.0)
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        line = refusal(tmp_path, capsys, "--cluster", address)
+        assert line.endswith("does not answer as a Ray cluster's head does (4 s)")
+    monkeypatch.setattr(connection, "_prove", lambda address: None)
     monkeypatch.setattr("socket.create_connection", lambda *_: SimpleNamespace(close=list))
     line = refusal(tmp_path, capsys, "--cluster", "127.0.0.1:6379")
     assert "cannot be joined: Version mismatch: The cluster was started with: Ray: 2.9.0" in line
+    for name, value in (
+        ("NUM_PROCESSES", "2"),
+        ("PROCESS_ID", "0"),
+        ("COORDINATOR_ADDRESS", "h:1"),
+    ):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    line = refusal(tmp_path, capsys, "--cluster", "local")
+    assert "is started once, not by each of several processes" in line
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
+    assert "JAX_NUM_PROCESSES is not: set all three" in refusal(tmp_path, capsys)
+    for name in ("JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS"):
+        monkeypatch.delenv(name)
     monkeypatch.setitem(sys.modules, "ray", None)
     line = refusal(tmp_path, capsys, "--cluster", "auto")
     assert line == "gaunlearn: --cluster needs Ray: pip install 'gaunlearn[cluster]'"

@@ -10,12 +10,10 @@ one that kills its worker would do so for ever.
 
 Workers write while they hold the directory's token (``lock``).
 
-Nothing else of the package imports Ray, and this file does only where a cluster is asked for.
+Ray itself is imported by ``connection`` alone, where a cluster is asked for.
 """
 
 import os
-import secrets
-import socket
 import statistics
 import time
 from collections import deque
@@ -25,21 +23,30 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from gaunlearn.sweep.connection import connect, last_line
 from gaunlearn.sweep.lock import give_token, holds_token, take_token
 from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import BLOCK_S, Block, Limits, Load
 from gaunlearn.sweep.provenance import FaultyJaxError, identity_of_code
-from gaunlearn.sweep.remote import BLOCKS_AT_A_TIME, Ability, Demand, RemoteWorker, Stopped, Unfit
+from gaunlearn.sweep.remote import (
+    ARRIVED,
+    BLOCKS_AT_A_TIME,
+    Ability,
+    Demand,
+    RemoteWorker,
+    Stopped,
+    Unfit,
+)
 from gaunlearn.sweep.sections import SpecError
-from gaunlearn.sweep.worker import Job, Receipt, RunFailedError
+from gaunlearn.sweep.worker import Crew, Job, Receipt, RunFailedError
 
 __all__ = ["Cluster", "on_cluster", "recruiter"]
 
-# Seconds: for the first answer of a cluster; for its workers to be ready; between two looks at what
-# it has; without any worker before a run gives up; and of a wait for answers.
-_REACH_S, _READY_S, _LOOK_S, _NOBODY_S, _PAUSE_S = 5.0, 90.0, 5.0, 600.0, 0.5
-# Bytes that Ray keeps for objects on a cluster of our own: blocks and receipts are small.
-_OBJECTS = 100 * 2**20
+# Seconds: for a cluster's workers to be ready; between two looks at what it has; without any worker
+# before a run gives up.
+_READY_S, _LOOK_S, _NOBODY_S = 90.0, 5.0, 600.0
+# Seconds: of a wait for answers; for a process to prepare before it is replaced; to end.
+_PAUSE_S, _PREPARE_S, _END_S = 0.5, 300.0, 10.0
 # Workers that a block may lose before it is left undone.
 _MOST_LOST = 3
 # A block that takes so many times as long as others do, and so many seconds more, is a straggler;
@@ -84,12 +91,16 @@ class _Member:
 
     Attributes:
         actor: Ray's handle.
+        end: the reference of an answer that comes when the worker ends.
+        arrived: when its process was there; 0 before.
         ability: None until it is ready.
         tasks: what it has been given, by the reference of the answer, in order.
         since: when it began what it is doing.
     """
 
     actor: Any
+    end: Any
+    arrived: float = 0.0
     ability: Ability | None = None
     tasks: dict[Any, _Task] = field(default_factory=dict)
     since: float = 0.0
@@ -109,15 +120,15 @@ class Cluster:
         self._pace: deque[float] = deque(maxlen=101)
         self._looked = 0.0
         self._alone_since: float | None = None
-        self._patience = 1.0
         self._known: list[Ability] = []
         self._failed_starts, self._next_try = 0, 0.0
+        self._refused = 0
         self._again: deque[_Task] = deque()
         self._undone: list[_Task] = []
         self._remote = ray.remote(
             num_cpus=demand.cpus,
             num_gpus=demand.gpus,
-            max_concurrency=BLOCKS_AT_A_TIME,
+            max_concurrency=BLOCKS_AT_A_TIME + 1,  # and one for what tells that it ends
             scheduling_strategy="SPREAD",
         )(RemoteWorker)
         if not self._room():
@@ -138,38 +149,44 @@ class Cluster:
         """See ``worker.Crew``."""
         return sum(ability.speed for ability in self._able or self._known)
 
-    @property
-    def limits(self) -> Limits:
-        """Blocks that every worker has the memory for."""
+    def limits(self, seconds: float) -> Limits:
+        """Blocks that every worker has the memory for; longer ones where there is much to do."""
+        usual = seconds / self.speed / _BLOCKS_OF_A_WORKER
+        patience = min(max(1.0, usual / BLOCK_S), _MOST_PATIENCE)
         sharing = max((self._demand.fits(node["Resources"]) for node in self._nodes()), default=1)
         if self._demand.gpus:
             sharing = 1  # a GPU's memory is the worker's own
         able = self._able or self._known
         return Limits(
-            speed=self._patience * min(ability.speed for ability in able),
+            speed=patience * min(ability.speed for ability in able),
             memory=0.4 * min(ability.memory for ability in able) / max(1, sharing),
         )
 
-    def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
+    def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
         """See ``worker.Crew``."""
-        self._job, self._notice = job, notice
+        self._notice = notice
+        if self._token:
+            return self._known[0].provenance
+        self._job = job
         self._token = give_token(self._place)
         self._recruit()
         began = told = time.monotonic()
         while self._preparing or not self._able:
             notice("")
             self._recruit()
-            for ref, member in self._ready(self._preparing):
-                self._welcome(ref, member, strict=True)
+            for ref, member in self._ready(self._watched() | self._preparing):
+                if ref in self._preparing:
+                    self._welcome(ref, member, strict=True)
+                elif member in self._members:
+                    self._lose(member, "was lost")
+            self._drop_the_unready()
             now = time.monotonic()
             if self._able and now - began > _READY_S:
                 break
-            if now - told > _READY_S:
+            if now - told > _READY_S and not any(m.arrived for m in self._members):
                 notice(f"waiting for the cluster: others use what a worker needs, {self._demand}")
                 told = now
         self._known = self._able
-        usual = seconds / self.speed / _BLOCKS_OF_A_WORKER
-        self._patience = min(max(1.0, usual / BLOCK_S), _MOST_PATIENCE)
         hosts = {ability.node.partition(",")[0] for ability in self._able}
         notice(f"{len(self._able)} workers on {len(hosts)} hosts")
         return self._able[0].provenance
@@ -188,14 +205,17 @@ class Cluster:
             if exhausted and not self._again and all(task.done for task in given):
                 break
             answers = {ref: member for member in self._members for ref in member.tasks}
-            for ref, member in self._ready(answers | self._preparing):
+            for ref, member in self._ready(answers | self._watched() | self._preparing):
+                if member not in self._members:
+                    continue  # lost by now
                 if ref in self._preparing:
                     self._welcome(ref, member)
-                elif ref in member.tasks:  # otherwise it has been lost by now
+                elif ref in member.tasks:
                     for receipt in self._answer(ref, member):
                         commit(receipt)
-        for member in [member for member in self._members if member.tasks]:
-            self._dismiss(member)  # it is still at what another one has done
+                elif ref == member.end:
+                    self._lose(member, "was lost")
+        self._end([member for member in self._members if member.tasks])  # others have done it
         if self._undone:
             task = self._undone[0]
             if task.error is not None:
@@ -210,8 +230,7 @@ class Cluster:
         with suppress(StorageError):  # cut off
             if self._token and holds_token(self._place, self._token):
                 take_token(self._place)
-        for member in list(self._members):
-            self._dismiss(member)
+        self._end(list(self._members))
 
     # -- its members -------------------------------------------------------------------------
 
@@ -226,10 +245,29 @@ class Cluster:
         """Ask for as many workers as there is room for."""
         for _ in range(self._room() - len(self._members)):
             cache = os.environ.get("GAUNLEARN_CACHE")
-            member = _Member(self._remote.remote(self._demand, cache))
+            actor = self._remote.remote(self._demand, cache)
+            member = _Member(actor, actor.stay.remote())
             self._members.append(member)
-            answer = member.actor.prepare.remote(self._job, self._token, identity_of_code())
-            self._preparing[answer] = member
+            self._preparing[actor.arrive.remote()] = member
+
+    def _watched(self) -> dict[Any, _Member]:
+        """What is answered when a worker ends, whatever it was at."""
+        return {member.end: member for member in self._members}
+
+    def _end(self, members: list[_Member]) -> None:
+        """Dismiss some, and see that they write no more."""
+        for member in members:
+            self._dismiss(member)
+        ends = [member.end for member in members]
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=_END_S)
+
+    def _drop_the_unready(self) -> None:
+        """Replace those that have been preparing for long: a file system or a device hangs."""
+        for member in list(self._members):
+            waiting = member.arrived and member in self._preparing.values()
+            if waiting and time.monotonic() - member.arrived > _PREPARE_S:
+                self._lose(member, f"has not become ready for {_PREPARE_S:.0f} s")
 
     def _dismiss(self, member: _Member) -> None:
         self._members.remove(member)
@@ -245,6 +283,7 @@ class Cluster:
         self._looked = now
         if now >= self._next_try:
             self._recruit()
+        self._drop_the_unready()
         for member in list(self._members):
             if not member.tasks:
                 continue
@@ -263,8 +302,10 @@ class Cluster:
             )
 
     def _lose(self, member: _Member, why: str) -> None:
-        """Give what it had to others."""
-        self._notice(f"{member} {why}; what it had is run again")
+        """Give what it had to others; another one is started when there is room."""
+        self._notice(f"{member} {why}{'; what it had is run again' if member.tasks else ''}")
+        if member.ability is None and member in self._preparing.values():
+            self._count_failed_start(f"{member} {why}")
         # What waited behind its first block did not end it.
         for place, task in enumerate(member.tasks.values()):
             self._return(task, f"{member} {why}", counts=place == 0)
@@ -275,7 +316,9 @@ class Cluster:
 
     def _expected(self, task: _Task) -> float:
         """Seconds that a worker takes for it, as far as others tell."""
-        return task.seconds * (statistics.median(self._pace) if self._pace else 1.0)
+        if self._pace:
+            return task.seconds * statistics.median(self._pace)
+        return task.seconds / min(ability.speed for ability in self._known)
 
     def _hand_out(self, coming: Iterator[_Task]) -> bool:
         """Keep workers busy, those first that have nothing; whether no new blocks come."""
@@ -346,38 +389,45 @@ class Cluster:
         Args:
             strict: refuse a cluster of which a part cannot work; later, that part is left out.
         """
-        del self._preparing[ref]
         try:
             found = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             found = self._of_failed_start(error)
-        if isinstance(found, Ability):
+            if found is None:
+                self._lose(member, f"was lost as it started: {last_line(str(error))}")
+                return
+        del self._preparing[ref]
+        if found == ARRIVED:
+            member.arrived = time.monotonic()
+            answer = member.actor.prepare.remote(self._job, self._token, identity_of_code())
+            self._preparing[answer] = member
+        elif isinstance(found, Ability):
             member.ability = found
             self._failed_starts = 0
-        elif found.lost:
-            # Where workers do not come up, trying again and again helps nobody.
-            self._next_try = time.monotonic() + _LOOK_S * 2**self._failed_starts
-            self._failed_starts += 1
-            self._dismiss(member)
-            if self._failed_starts >= _MOST_LOST and not self._able:
-                raise RunFailedError(f"{found.reason}; what was stored is kept")
-            self._notice(f"{found.reason}; another one is started")
         elif strict and found.faulty_jax:
             raise FaultyJaxError(found.reason)
         elif strict:
             raise SpecError(f"--cluster: {found.reason}")
         else:
-            # It keeps its place, so that no other one tries there.
+            # It keeps its place for as long as its node lasts, so that no other one tries there.
             self._notice(f"{found.reason}; it is left out")
 
-    def _of_failed_start(self, error: Exception) -> Unfit:
+    def _count_failed_start(self, reason: str) -> None:
+        """Where workers do not come up, trying again and again helps nobody."""
+        self._next_try = time.monotonic() + _LOOK_S * 2**self._failed_starts
+        self._failed_starts += 1
+        if self._failed_starts >= _MOST_LOST and not self._able:
+            raise RunFailedError(f"{reason}; what was stored is kept")
+
+    def _of_failed_start(self, error: Exception) -> Unfit | None:
+        """Whether no worker could start there; otherwise it was lost, and another one may."""
         text = str(error)
         if "No module named 'gaunlearn" in text or "failed to import" in text:
             return Unfit(
                 "a node cannot import this version of gaunlearn: install it in the environment "
                 "that Ray was started from"
             )
-        return Unfit(f"a worker was lost as it started: {_last_line(text)}", lost=True)
+        return None
 
     def _answer(self, ref: Any, member: _Member) -> list[Receipt]:
         """What a worker says of a block: its receipts, once."""
@@ -387,7 +437,7 @@ class Cluster:
         except self._ray.exceptions.RayTaskError as error:
             # Its device may be broken: another one is to try.
             task.error = error
-            self._lose(member, f"failed ({_last_line(str(error))})")
+            self._lose(member, f"failed ({last_line(str(error))})")
             return []
         except self._ray.exceptions.RayError as error:
             self._lose(member, f"was lost ({type(error).__name__})")
@@ -399,8 +449,13 @@ class Cluster:
                 raise RunFailedError(found.reason)
             self._notice(f"{member}: {found.reason}; {task} is run again")
             self._return(task, found.reason, counts=True)
+            self._refused += 1
+            if self._refused > 2 * len(self._members) + 1:
+                # Nothing has been stored for long: a full disk, credentials that have run out.
+                raise RunFailedError(f"{found.reason}; what was stored before is kept")
             return []
         task.holders -= 1
+        self._refused = 0
         self._pace.append((member.since - began) / task.seconds)
         if task.done:
             return []
@@ -408,64 +463,13 @@ class Cluster:
         return found
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
-
-
 def _resources(node: dict[str, Any]) -> str:
     found = node["Resources"]
     return f"{found.get('CPU', 0):g} CPU and {found.get('GPU', 0):g} GPU"
 
 
-def _connect(address: str) -> Any:
-    """Ray, connected to a cluster, or to one that lives as long as this process.
-
-    Raises:
-        SpecError: it is not installed, or cannot be reached.
-    """
-    # No reports of use over the network; a process without GPUs is told so by ourselves.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address == "local":
-        # Nobody else is to send it anything. Ray would leave its token in the user's home, and
-        # clusters that are started later would then ask for it.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-    except ImportError:
-        raise SpecError("--cluster needs Ray: pip install 'gaunlearn[cluster]'") from None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
-    if address == "local":
-        ray.init("local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
-        return ray
-    if address != "auto":
-        host, colon, port = address.rpartition(":")
-        if not (colon and host and "/" not in host and port.isdecimal()):
-            raise SpecError(
-                f"--cluster {address}: must be 'local', 'auto' (the cluster that this machine is a "
-                "node of) or HOST:PORT of the head"
-            )
-        try:
-            socket.create_connection((host, int(port)), _REACH_S).close()
-        except (OSError, OverflowError) as error:
-            raise SpecError(
-                f"--cluster {address}: cannot be reached: {error}; on its head, 'ray start --head "
-                "--port=PORT' starts one"
-            ) from None
-    try:
-        ray.init(address, **quiet)
-    except Exception as error:  # Ray raises many kinds, down to Exception itself
-        raise SpecError(
-            f"--cluster {address}: cannot be joined: {' '.join(str(error).split())} (a cluster "
-            "with a token wants it here too: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
-        ) from None
-    return ray
-
-
 @contextmanager
-def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
+def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Crew]:
     """Connect to a cluster; in the end its workers are let go.
 
     Args:
@@ -477,7 +481,7 @@ def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
     Raises:
         SpecError: it cannot be reached, has no room for a worker, or is of another version.
     """
-    ray = _connect(address)
+    ray = connect(address)
     try:
         cluster = Cluster(ray, place, demand)
         try:
@@ -490,7 +494,7 @@ def on_cluster(address: str, demand: Demand, place: Place) -> Iterator[Cluster]:
 
 def recruiter(
     address: str | None, gpus: float | None = None, cpus: float | None = None
-) -> Callable[[Place], AbstractContextManager[Cluster]] | None:
+) -> Callable[[Place], AbstractContextManager[Crew]] | None:
     """What finds a run its crew; None if there is no address, and this process computes.
 
     Args:

@@ -52,7 +52,8 @@ def compact(run: Place, parts: Mapping[str, Completed]) -> dict[str, Completed]:
     for keys in _groups(headers):
         if len(keys) < 2:
             continue
-        claims = [claim for key in keys for claim in part_claims(run, key)]
+        of_each = side_by_side(lambda key: part_claims(run, key), keys)
+        claims = [claim for claims in of_each for claim in claims]
         merged = digest([list(claim) for claim in claims])
         try:
             unused.write(f"{merged}.parquet", merge_parts(run, keys, claims))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaunlearn.schema import COLUMNS, SCHEMA_VERSION, Column
-from gaunlearn.sweep.place import Place
+from gaunlearn.sweep.place import Place, side_by_side
 
 __all__ = [
     "ROW_GROUP",
@@ -25,6 +25,7 @@ __all__ = [
     "RunError",
     "arrow_schema",
     "damage",
+    "inspect_parts",
     "merge_parts",
     "names_and_claims",
     "parquet_files",
@@ -252,16 +253,24 @@ def read_part(parts: Place, name: str) -> pa.Table:
 
 
 def read_claims(run: Place, folder: str, bodies: bool = False) -> dict[str, list[Claim]]:
-    """For each part of a folder (its key) what it completes; damaged ones complete nothing.
+    """For each part of a folder (its key) what it completes, without those that are damaged."""
+    return inspect_parts(run, folder, bodies)[0]
+
+
+def inspect_parts(
+    run: Place, folder: str, bodies: bool = False
+) -> tuple[dict[str, list[Claim]], list[str]]:
+    """For each part of a folder (its key) what it completes, and the keys of damaged ones.
 
     Args:
         bodies: read all of each to see whether it is damaged.
     """
     parts = run / folder
-    inspected = ((name, *_inspect(parts, name, bodies)) for name in parquet_files(parts))
-    return {
-        name.removesuffix(".parquet"): claims for name, wrong, claims in inspected if wrong is None
-    }
+    names = parquet_files(parts)
+    inspected = side_by_side(lambda name: _inspect(parts, name, bodies), names)
+    keys = [name.removesuffix(".parquet") for name in names]
+    whole = {k: claims for k, (wrong, claims) in zip(keys, inspected, strict=True) if wrong is None}
+    return whole, [key for key in keys if key not in whole]
 
 
 def names_and_claims(run: Place, name: str) -> tuple[list[str], list[Claim]]:
@@ -284,7 +293,7 @@ def select_rows(
 
 def merge_parts(run: Place, keys: Sequence[str], claims: Sequence[Claim]) -> bytes:
     """The content of a part that holds the rows of several, which have one provenance."""
-    tables = [read_part(run / "trials", f"{key}.parquet") for key in keys]
+    tables = side_by_side(lambda key: read_part(run / "trials", f"{key}.parquet"), keys)
     return _claiming(pa.concat_tables(tables), claims)
 
 

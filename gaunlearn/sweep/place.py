@@ -8,6 +8,7 @@ because it is busy or a connection broke, is asked again for a minute.
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -247,13 +248,13 @@ class Place(NamedTuple):
             self.system.create_dir(self.path, recursive=True)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{self.name}: cannot be written: {_reason(error)}") from None
-        self.write(probe := f".write-test-{os.getpid()}", b"")
+        self.write(probe := f".write-test-{uuid.uuid4().hex}", b"")
         self.delete(probe)
 
 
 def _write_locally(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

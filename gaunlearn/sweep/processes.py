@@ -5,18 +5,23 @@ Nothing is computed across them: they agree on who does what, wait for each othe
 directory, as shards do.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed
+from jax.errors import JaxRuntimeError
+from numpy.typing import NDArray
 
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.worker import RunFailedError
 
-__all__ = ["OthersFailedError", "Processes", "join"]
+__all__ = ["OthersFailedError", "Processes", "asked_for", "join"]
 
 # JAX's own names.
 _OWN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -26,18 +31,28 @@ _LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 # How long processes wait until all of them are there.
 _START_S = 300
+# How long one listens before it looks whether somebody has failed.
+_LISTEN_MS = 2000
+# Before the names of what they tell each other.
+_OURS = "gaunlearn"
+_GONE = "the first of the processes that run this together cannot be reached any more"
 
 
 class OthersFailedError(RunFailedError):
     """Another process has failed, and says why."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Processes:
-    """This process among those that run together."""
+    """This process among those that run together.
+
+    They talk through the service by which JAX lets processes meet: unlike its collective operations
+    that waits for as long as others take, and does not use devices.
+    """
 
     index: int
     count: int
+    turns: int = 0
 
     def take_turn(self, turn: Callable[[], None]) -> None:
         """Do one's own part of something, and wait until all have done theirs.
@@ -45,15 +60,19 @@ class Processes:
         Raises:
             OthersFailedError: somebody has failed; whoever has raises what went wrong.
         """
+        self.turns += 1
+        name = f"{_OURS}/done/{self.turns}"
         try:
             turn()
         except OthersFailedError:
             raise
         except BaseException:
-            self._all_well(False)
+            with suppress(JaxRuntimeError):
+                _service().key_value_set(f"{_OURS}/failed/{self.index}", "failed")
             raise
-        if not self._all_well(True):
-            raise OthersFailedError("another of the processes that run this together has failed")
+        self._say(f"{name}/{self.index}", "done")
+        for other in range(self.count):
+            self._hear(f"{name}/{other}")
 
     def wait(self) -> None:
         """Until all are here.
@@ -63,12 +82,45 @@ class Processes:
         """
         self.take_turn(lambda: None)
 
-    def of_first(self, array: np.ndarray) -> np.ndarray:
-        """The first process's array, everywhere."""
-        return np.asarray(multihost_utils.broadcast_one_to_all(array))
+    def of_first(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The first process's choice, everywhere.
 
-    def _all_well(self, well: bool) -> bool:
-        return bool(np.asarray(multihost_utils.process_allgather(np.int32(well))).all())
+        Raises:
+            OthersFailedError: it has failed.
+        """
+        self.turns += 1
+        name = f"{_OURS}/chosen/{self.turns}"
+        if self.index == 0:
+            self._say(name, json.dumps(chosen.tolist()))
+        return np.asarray(json.loads(self._hear(name)), bool)
+
+    def _say(self, name: str, text: str) -> None:
+        try:
+            _service().key_value_set(name, text)
+        except JaxRuntimeError:
+            raise OthersFailedError(_GONE) from None
+
+    def _hear(self, name: str) -> str:
+        """What somebody says, however long it takes, unless somebody fails."""
+        while True:
+            try:
+                return _service().blocking_key_value_get(name, _LISTEN_MS)
+            except JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise OthersFailedError(_GONE) from None
+            try:
+                failed = _service().key_value_dir_get(f"{_OURS}/failed/")
+            except JaxRuntimeError:
+                raise OthersFailedError(_GONE) from None
+            if failed:
+                raise OthersFailedError(
+                    "another of the processes that run this together has failed"
+                )
+
+
+def _service() -> Any:
+    # JAX has no public name for it; Orbax and others use the same one.
+    return distributed.global_state.client
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
@@ -78,7 +130,7 @@ def _number(environ: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _asked_for(environ: Mapping[str, str]) -> dict[str, str | int] | None:
+def asked_for(environ: Mapping[str, str] = os.environ) -> dict[str, str | int] | None:
     """Arguments of ``jax.distributed.initialize``; None if the environment asks for nothing.
 
     Raises:
@@ -113,7 +165,7 @@ def join(environ: Mapping[str, str] = os.environ) -> Processes | None:
     Raises:
         SpecError: the environment contradicts itself, or the others do not come.
     """
-    arguments = _asked_for(environ)
+    arguments = asked_for(environ)
     if arguments is None or arguments.get("num_processes") == 1:
         return None
     try:

@@ -22,8 +22,10 @@ from gaunlearn.sweep.provenance import FaultyJaxError, identity_of_code
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.worker import Job, Receipt, RunFailedError, Worker
 
-__all__ = ["BLOCKS_AT_A_TIME", "Ability", "Demand", "RemoteWorker", "Stopped", "Unfit"]
+__all__ = ["ARRIVED", "BLOCKS_AT_A_TIME", "Ability", "Demand", "RemoteWorker", "Stopped", "Unfit"]
 
+# What a worker says when its process is there.
+ARRIVED = "here"
 # Blocks that a worker has at a time: one is computed while the one before it is stored.
 BLOCKS_AT_A_TIME = 2
 
@@ -45,9 +47,9 @@ class Demand:
 
     def __post_init__(self) -> None:
         for name, number in (("gpus", self.gpus), ("cpus", self.cpus)):
-            if number > 1 and not float(number).is_integer():
+            if number and not (0.01 <= number <= 1 or float(number).is_integer()):
                 raise SpecError(
-                    f"--{name}-per-task {number:g}: must be a whole number, or less than 1"
+                    f"--{name}-per-task {number:g}: must be a whole number, or 0.01 to 1"
                 )
 
     def __str__(self) -> str:
@@ -92,12 +94,11 @@ class Unfit(NamedTuple):
     """Why a worker cannot work; a line for the user.
 
     Attributes:
-        lost: it was lost before it could say anything: another one may be well.
+        faulty_jax: a canary failed.
     """
 
     reason: str
     faulty_jax: bool = False
-    lost: bool = False
 
 
 class Stopped(NamedTuple):
@@ -112,9 +113,18 @@ class RemoteWorker:
 
     def __init__(self, demand: Demand, cache: str | None) -> None:
         self._computing = threading.Lock()
+        self._demand = demand
         demand.settle_in()
         if cache is not None:
             os.environ["GAUNLEARN_CACHE"] = cache
+
+    def arrive(self) -> str:
+        """The process is there, and could import all this."""
+        return ARRIVED
+
+    def stay(self) -> None:
+        """Does not return: that this fails says that the process has ended."""
+        threading.Event().wait()
 
     def prepare(self, job: Job, token: str, code: dict[str, str]) -> Ability | Unfit:
         """Look at where one is, before any block comes."""
@@ -144,8 +154,14 @@ class RemoteWorker:
             self._place.delete(probe)
         except StorageError as error:
             return Unfit(f"the worker on {node} cannot write: {error}")
+        platform = jax.local_devices()[0].platform
+        if self._demand.gpus and platform == "cpu":
+            return Unfit(
+                f"the worker on {node} has been given {self._demand.gpus:g} GPU, but JAX finds "
+                "none there: install JAX's build for it, or give no --gpus-per-task"
+            )
         try:
-            self._worker = Worker(job, self._place)
+            self._worker = Worker(job, self._place, check=self._check)
         except FaultyJaxError as error:
             return Unfit(f"the worker on {node}: {error}", faulty_jax=True)
         return Ability(node, machine.speed(), machine.free_memory(), self._worker.provenance)
@@ -167,8 +183,10 @@ class RemoteWorker:
         except StorageError as error:
             return Stopped(str(error), for_good=False)
 
-    def _store(self, block: Block, results: Results) -> Receipt:
+    def _check(self) -> None:
         if not holds_token(self._place, self._token):
             raise RunFailedError(f"{self._place}: another process has taken over this run")
+
+    def _store(self, block: Block, results: Results) -> Receipt:
         # Which networks others have stored is not known here: each block stores its own.
         return self._worker.store(block, results, set())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gaunlearn.sweep.identity import digest, forget_name, trial_id
-from gaunlearn.sweep.parts import Claim, read_claims, select_rows
+from gaunlearn.sweep.parts import Claim, inspect_parts, read_claims, select_rows
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.plan import STARTS, Branch, Family, Pairs
 from gaunlearn.sweep.rows import training_id
@@ -180,23 +180,22 @@ def reconcile(
     finished, kept = Finished(), dict[str, list[Claim]]()
     # Object stores compare checksums themselves; to read all of a large run would take hours.
     bodies = may_change and run.local is not None
-    sources = {folder: read_claims(run, folder, bodies) for folder in ("trials", "unused")}
-    files = [name for name in (run / "trials").names() if name.endswith(".parquet")]
-    damaged = {name.removesuffix(".parquet") for name in files} - set(sources["trials"])
+    stored, damaged = inspect_parts(run, "trials", bodies)
+    sources = {"trials": stored, "unused": read_claims(run, "unused", bodies)}
     changed = False
     finished.damaged_parts = len(damaged)
-    for key in sorted(damaged):
+    for key in damaged:
         with suppress(FileNotFoundError):  # another shard has done it
             (run / "trials").move(f"{key}.parquet", run / "unused")
     if not any(sources.values()):
         return finished, kept, changed
-    stored = {
+    known = {
         (claim.content, claim.seed)
         for parts in sources.values()
         for claims in parts.values()
         for claim in claims
     }
-    wanted = _wanted(families, directory, stored)
+    wanted = _wanted(families, directory, known)
     for folder, parts in sources.items():
         for key, claims in sorted(parts.items()):
             keep = _claims_to_keep(claims, wanted, finished, networks)

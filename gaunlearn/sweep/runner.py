@@ -152,27 +152,30 @@ def run_sweep(
             raise SpecError(
                 "--shard: a sweep with [border] looks at all of its trials: run it whole"
             )
-    if recruit is not None and processes is not None:
-        raise SpecError("--cluster: is started once, not by each of several processes")
     if sweep.border is not None:
         first_trials(sweep, sweep.border)
-    place = _made(out)
-    how = _How(sweep, place, allow_faulty_jax, progress)
+    how = _How(sweep, _place_of(out), allow_faulty_jax, progress)
     if processes is None:
+        _make(how.place)
         with _held(how, shard, fresh, recruit) as runner:
             runner.run()
     else:
         _run_together(how, fresh, processes)
-    return load(place)
+    return load(how.place)
 
 
-def _made(out: str | Path | Place) -> Place:
+def _place_of(out: str | Path | Place) -> Place:
     try:
-        place = Place.of(out)
+        return Place.of(out)
+    except StorageError as error:
+        raise SpecError(str(error)) from None
+
+
+def _make(place: Place) -> None:
+    try:
         place.make()
     except StorageError as error:
         raise SpecError(str(error)) from None
-    return place
 
 
 class _How(NamedTuple):
@@ -182,6 +185,17 @@ class _How(NamedTuple):
     place: Place
     allow_faulty_jax: bool
     progress: Callable[[Progress], None]
+
+    def job(self) -> Job:
+        """For workers."""
+        return Job(
+            out=self.place.uri,
+            text=self.sweep.text,
+            directory=self.sweep.directory.resolve(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            keep_weights=self.sweep.keep_weights,
+            allow_faulty_jax=self.allow_faulty_jax,
+        )
 
 
 @contextmanager
@@ -209,6 +223,8 @@ def _held(
             take_token(place)
         if fresh:
             _check_ours(place)
+            if crew is not None:  # if it cannot work, what is there stays
+                crew.start(how.job(), lambda text: tell(Progress(0, 0, "starting", notice=text)))
             _clear(place)
         _check_version(place)
         try:
@@ -222,6 +238,7 @@ def _run_together(how: _How, fresh: bool, processes: Processes) -> None:
     share = processes.index, processes.count
 
     def prepare() -> None:
+        _make(how.place)
         if processes.index == 0:
             with _held(how, fresh=fresh):
                 pass
@@ -274,8 +291,9 @@ class _Runner:
         crew: Crew | None,
         processes: Processes | None,
     ) -> None:
-        sweep, out, self.allow_faulty_jax, self.progress = how
-        self.sweep, self.out, self.shard, self.processes = sweep, out, shard, processes
+        sweep, out, self.progress = how.sweep, how.place, how.progress
+        self.how, self.sweep, self.out = how, sweep, out
+        self.shard, self.processes = shard, processes
         self.plan = survey(sweep)
         alone = shard[1] == 1
         self.networks = stored_networks(out, alone) if sweep.keep_weights else None
@@ -348,7 +366,16 @@ class _Runner:
         """What is stored when everybody's share of a round is."""
         if self.processes is not None:
             self.processes.wait()
-        return Run(self.out, {}).to_pandas()
+        # Until the run is settled, what two workers have stored may be there twice.
+        return self.stored().to_pandas().drop_duplicates("trial_id")
+
+    def stored(self) -> Run:
+        """What is stored, as far as this process knows."""
+        return Run(self.out, {"parts": self.parts_of_manifest()})
+
+    def parts_of_manifest(self) -> dict[str, dict[str, int]]:
+        """What each part completes."""
+        return {key: completed._asdict() for key, completed in self.parts.items()}
 
     def agreed(self, points: np.ndarray) -> np.ndarray:
         """A choice that all processes make alike."""
@@ -363,9 +390,14 @@ class _Runner:
             lambda: self.unfinished(part),
             self.sweep.directory,
             self.plan.shapes,
-            self.crew.limits,
+            self.crew.limits(self.left_seconds),
         )
-        self.crew.run(blocks, self.commit)
+        try:
+            self.crew.run(blocks, self.commit)
+        except RunFailedError:
+            self.settle()
+            self.write_manifest()
+            raise
 
     def start(self) -> None:
         """Make the crew ready, and say what is beginning, before the first block."""
@@ -374,16 +406,8 @@ class _Runner:
         # The plan's time of a search is that of its budget.
         whole = self.plan.trials if self.sweep.border is None else self.total
         self.left_seconds = self.plan.seconds * (self.total - self.done) / whole
-        job = Job(
-            out=self.out.uri,
-            text=self.sweep.text,
-            directory=self.sweep.directory.resolve(),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            keep_weights=self.sweep.keep_weights,
-            allow_faulty_jax=self.allow_faulty_jax,
-        )
         self.began = time.perf_counter()
-        self.provenance = self.crew.start(job, self.left_seconds, self.notice)
+        self.provenance = self.crew.start(self.how.job(), self.notice)
         self.running = True
         self.computed_seconds = 0.0
         self.first_stored: float | None = None
@@ -432,7 +456,7 @@ class _Runner:
 
     def write_border(self, border: Border) -> None:
         """Where the border is, and what it rests on."""
-        table, points, facts = border_of(border, Run(self.out, {}).to_pandas())
+        table, points, facts = border_of(border, self.stored().to_pandas())
         about = {
             "predicate": border.predicate,
             "column": border.column,
@@ -454,9 +478,7 @@ class _Runner:
     def write_manifest(self) -> None:
         """Say what is stored, and how the last of it was computed."""
         began = time.perf_counter()
-        manifest = self.manifest | {
-            "parts": {key: completed._asdict() for key, completed in self.parts.items()}
-        }
+        manifest = self.manifest | {"parts": self.parts_of_manifest()}
         if not self.provenance:
             self.provenance = Run(self.out, {}).latest_provenance()
         manifest["provenance"] = self.provenance

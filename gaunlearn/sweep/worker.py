@@ -72,19 +72,21 @@ class Receipt(NamedTuple):
 class Crew(Protocol):
     """One worker or many."""
 
-    @property
-    def limits(self) -> Limits:
-        """How large a block may be; known once it has started."""
+    def limits(self, seconds: float) -> Limits:
+        """How large a block may be, once it has started.
+
+        Args:
+            seconds: what is left is estimated to take on two cores.
+        """
 
     @property
     def speed(self) -> float:
         """Of all together, in units of two cores."""
 
-    def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
-        """Make ready.
+    def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
+        """Make ready, unless it is.
 
         Args:
-            seconds: what the whole is estimated to take on two cores.
             notice: told what the user should know; also nothing, "", now and then while others
                 work: it raises KeyboardInterrupt if that was asked for.
 
@@ -114,6 +116,7 @@ class Worker:
     Args:
         place: the run's directory.
         report: called with the name of each stage as it begins.
+        check: called before anything is written; raises if it is not to be.
     """
 
     def __init__(
@@ -121,8 +124,9 @@ class Worker:
         job: Job,
         place: Place,
         report: Callable[[str], None] = lambda stage: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.job, self.place, self.report = job, place, report
+        self.job, self.place, self.report, self.check = job, place, report, check
         self.provenance = provenance_of(job.text, job.directory, job.started, job.allow_faulty_jax)
         self.batch_pairs = machine.batch_pairs()
 
@@ -168,6 +172,7 @@ class Worker:
         directory = self.job.directory
         rows = rows_of(block, results, directory)
         claims = [claim for family in block.families for claim in claims_of(family, directory)]
+        self.check()
         if self.job.keep_weights:
             self.store_networks(block, results, networks)
         write_part(
@@ -222,12 +227,11 @@ class Alone:
     ) -> None:
         self._place, self._networks, self._report = place, networks, report
 
-    @property
-    def limits(self) -> Limits:
+    def limits(self, seconds: float) -> Limits:
         """By the devices' speed and what memory is free now."""
         return Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
 
-    def start(self, job: Job, seconds: float, notice: Callable[[str], None]) -> dict[str, Any]:
+    def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
         """See ``Crew``."""
         self._worker = Worker(job, self._place, self._report)
         return self._worker.provenance
