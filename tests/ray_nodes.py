@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, in a process of its own that JAX is not in.
 
-Run as a program it takes commands by line, ``add CPUS GPUS`` and ``remove PLACE``, and answers each.
+Run as a program it takes commands, ``add CPUS GPUS`` and ``remove PLACE``, and answers each.
 """
 
 import os
