@@ -55,7 +55,7 @@ def test_two_processes_of_two_devices_share_a_sweep(tmp_path, undisturbed):
 
 
 def test_they_look_for_a_border_together(tmp_path):
-    text = BORDER.replace("d = 50", "d = [8, 16, 32, 64]")
+    text = BORDER.replace("d = 50", "d = [40, 60, 90, 140]")
     text = text.replace("max_steps = 150", "max_steps = [20, 60, 180]")
     text = text.replace("step_fraction = [0.0, 0.5, 1.0]", "step_fraction = 1.0")
     text = text.replace('kind = "two_layer_relu"\nn = 8', 'kind = "linear"')  # compiles soon

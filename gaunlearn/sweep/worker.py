@@ -220,12 +220,15 @@ class Alone:
     turn the last one's results into files.
     """
 
-    speed = property(lambda self: machine.speed())
-
     def __init__(
         self, place: Place, networks: set[NetworkName], report: Callable[[str], None]
     ) -> None:
         self._place, self._networks, self._report = place, networks, report
+
+    @property
+    def speed(self) -> float:
+        """Of this process's devices."""
+        return machine.speed()
 
     def limits(self, seconds: float) -> Limits:
         """By the devices' speed and what memory is free now."""
