@@ -19,12 +19,12 @@ from runs import SMALL_BLOCKS, SPEC, command, finish, write
 import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.schema import COLUMNS, as_markdown
-from gaunlearn.sweep import plan, runner, store
-from gaunlearn.sweep.lock import locked
+from gaunlearn.sweep import parts, plan, runner, store
+from gaunlearn.sweep.lock import give_token, holds_token, locked
 from gaunlearn.sweep.parts import arrow_schema
 from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import families_of
-from gaunlearn.sweep.resume import Finished, claims_of
+from gaunlearn.sweep.resume import Finished, claims_of, reconcile
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.sections import SECTIONS, SpecError, column_name
 from gaunlearn.sweep.spec import load_spec
@@ -222,6 +222,39 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
                 pass
     with locked(tmp_path, (0, 3), "a"):
         pass
+
+
+def test_a_part_that_another_process_stores_meanwhile_is_not_taken_for_damaged(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "BLOCK_S", 1e-9)
+    path, out = write(tmp_path, SPEC, seeds=2), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "compact", lambda run, parts: dict(parts))
+        names = gaunlearn.run(path, out).parts()
+    late = out / "trials" / names[1]
+    content = late.read_bytes()
+    late.unlink()
+    inspect = parts._inspect
+
+    def and_meanwhile(*arguments):
+        late.write_bytes(content)
+        return inspect(*arguments)
+
+    monkeypatch.setattr(parts, "_inspect", and_meanwhile)
+    finished, _, _ = reconcile(Place.of(out), families_of(load_spec(path)), tmp_path)
+    assert finished.damaged_parts == 0
+    assert late.read_bytes() == content
+
+
+def test_a_run_ends_what_workers_of_another_driver_may(tmp_path):
+    path, place = write(tmp_path, SPEC, seeds=1), Place.of(tmp_path / "run")
+    place.make()
+    token = give_token(place)
+    assert holds_token(place, token)
+    assert not holds_token(place, "another")
+    gaunlearn.run(path, tmp_path / "run")
+    assert not holds_token(place, token)
 
 
 def test_finished_work_is_found_by_content(tmp_path):
