@@ -12,7 +12,7 @@ run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not browser' gaunlearn tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=20 -m 'not browser' gaunlearn tests
 
 # The report in a real browser, which no Python package brings: Debian's, if there is none yet.
 browser-test: $(STAMP)

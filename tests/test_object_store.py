@@ -38,7 +38,8 @@ def test_a_run_in_a_busy_store_is_killed_and_goes_on(tmp_path, store, undisturbe
     assert ran[0][1] >= 12  # what was stored did not run again
     assert store.errors > 10
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
-    assert len(run.parts()) == len(run.provenances()) == 2  # merged, those of a process each
+    # Merged: those of a process each, if the first had not finished before it was killed.
+    assert len(run.parts()) == len(run.provenances()) <= 2
     assert {"run.json", "spec.toml"} <= set(run.place.names())
     assert not (run.place / "unused").names()
     assert "step_fraction.png" in (run.place / "report").names()

@@ -138,7 +138,7 @@ DEVICE_IS_FULL = (
     + """
 import os
 from gaunlearn.sweep import place
-real, left = place._write_locally, [200_000]
+real, left = place._write_locally, [100_000]
 def write(path, content):
     left[0] -= len(content) if path.suffix else 0
     if left[0] < 0 and path.suffix:
