@@ -136,13 +136,14 @@ def test_parts_of_different_provenance_stay_apart(tmp_path):
 DEVICE_IS_FULL = (
     SMALL_BLOCKS
     + """
-import os
+from types import SimpleNamespace
 from gaunlearn.sweep import place
 real, left = place._write_locally, [100_000]
 def write(path, content):
     left[0] -= len(content) if path.suffix else 0
     if left[0] < 0 and path.suffix:
-        path.with_name(f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+        place.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="full"))
+        path.with_name(f".{path.name}.full.tmp").symlink_to("/dev/full")
     real(path, content)
 place._write_locally = write
 """
