@@ -50,7 +50,7 @@ class Stub(cluster.RemoteWorker):
     """A worker that believes that it has done it."""
 
     def prepare(self, job, token, code):
-        return remote.Ability(f"stub, process {os.getpid()}", 1.0, 4e9, {"stub": True})
+        return remote.Ability("stub", os.getpid(), 1.0, 4e9, {"stub": True})
 
     def work(self, block):
         return [Receipt(block.key, Completed(1, 10, block.trials), 1.0, 1.0, EPSILONS)]

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-__all__ = ["SMALL_BLOCKS", "SPEC", "command", "finish", "write"]
+__all__ = ["SMALL_BLOCKS", "SPEC", "command", "finish", "refusal", "write"]
 
 SPEC = """
 [sweep]
@@ -53,3 +53,13 @@ def finish(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out, err
+
+
+def refusal(folder, capsys, *arguments):
+    """The one line that a run of a folder's specification is refused with."""
+    from gaunlearn.cli import main
+
+    assert main(["run", str(folder / "spec.toml"), *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]

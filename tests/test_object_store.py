@@ -6,7 +6,6 @@ from object_store import object_store
 from runs import SMALL_BLOCKS, SPEC, command, write
 
 import gaunlearn
-from gaunlearn.cli import main
 from gaunlearn.sweep import place as places
 from gaunlearn.sweep import plan
 from gaunlearn.sweep.place import Place, StorageError
@@ -88,22 +87,15 @@ def test_what_fails_in_passing_is_asked_again_and_no_part_is_taken_for_damaged(
     assert (place / "trials").names() == parts
 
 
-def refusal(tmp_path, capsys, uri):
-    assert main(["run", str(tmp_path / "spec.toml"), "--out", uri]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 def test_stores_that_cannot_be_written_to_are_named_before_any_compute(
     tmp_path, store, capsys, monkeypatch
 ):
     write(tmp_path, SPEC)
-    line = refusal(tmp_path, capsys, store.uri("nobody/a"))
+    line = refusal(tmp_path, capsys, "--out", store.uri("nobody/a"))
     assert line.startswith("gaunlearn: s3://nobody/a: cannot be written: ")
     secret = store.uri("runs/a").replace("s3://", "s3://key:hidden@")
     store.error_rate = 1.0
-    line = refusal(tmp_path, capsys, secret)
+    line = refusal(tmp_path, capsys, "--out", secret)
     assert "s3://runs/a: cannot be written" in line
     assert "HTTP status 503" in line
     assert "hidden" not in line
@@ -111,6 +103,6 @@ def test_stores_that_cannot_be_written_to_are_named_before_any_compute(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    line = refusal(tmp_path, capsys, store.uri("runs/a"))
+    line = refusal(tmp_path, capsys, "--out", store.uri("runs/a"))
     assert "ACCESS_DENIED" in line
     assert "are credentials missing? They are taken from the environment (such as AWS_" in line

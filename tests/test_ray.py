@@ -13,7 +13,7 @@ import pytest
 from cases import assert_same_rows
 from object_store import object_store
 from ray_nodes import nodes_of
-from runs import SMALL_BLOCKS, SPEC, command, finish, write
+from runs import SMALL_BLOCKS, SPEC, command, finish, refusal, write
 
 import gaunlearn
 from gaunlearn.cli import main
@@ -108,14 +108,6 @@ def test_workers_a_node_and_the_driver_are_lost_and_no_trial_is(tmp_path):
     assert not (tmp_path / "run" / ".driver").exists()
 
 
-def refusal(tmp_path, capsys, *arguments, spec="spec.toml"):
-    """The one line that a call is refused with."""
-    assert main(["run", str(tmp_path / spec), *arguments]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path):
     """Other code, storage that is not shared, and no room: on one cluster."""
     write(tmp_path, SPEC, seeds=2)
@@ -176,7 +168,9 @@ def test_a_cluster_of_this_machine_writes_to_an_object_store(tmp_path, undisturb
 
 
 def test_calls_that_have_no_cluster(tmp_path, capsys, monkeypatch):
-    write(tmp_path, SPEC)
+    path = write(tmp_path, SPEC)
+    with pytest.raises(ValueError, match=r"--cluster 127\.0\.0\.1:1: cannot be reached"):
+        gaunlearn.run(path, tmp_path / "run", cluster="127.0.0.1:1", gpus_per_task=1)
     line = refusal(tmp_path, capsys, "--cluster", "127.0.0.1:1")
     assert "--cluster 127.0.0.1:1: cannot be reached: " in line
     for wrong in ("here", "ray://127.0.0.1:10001", "head:port", ":6379"):

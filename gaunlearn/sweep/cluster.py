@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from gaunlearn.sweep.connection import connect, last_line
@@ -75,7 +75,7 @@ class _Task:
     reason: str = ""
     error: Exception | None = None
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """What it was estimated to take on two cores."""
         return Load.total(self.block.families).seconds(self.block.program)
@@ -187,8 +187,8 @@ class Cluster:
                 notice(f"waiting for the cluster: others use what a worker needs, {self._demand}")
                 told = now
         self._known = self._able
-        hosts = {ability.node.partition(",")[0] for ability in self._able}
-        notice(f"{len(self._able)} workers on {len(hosts)} hosts")
+        hosts = {ability.host for ability in self._able}
+        notice(f"workers: {len(self._able)}, hosts: {len(hosts)}")
         return self._able[0].provenance
 
     def run(self, blocks: Iterator[Block], commit: Callable[[Receipt], None]) -> None:

@@ -171,15 +171,15 @@ class Place(NamedTuple):
             StorageError: it cannot be read.
         """
         try:
-            return self._patiently(lambda: self._content(file))
+            return self._patiently(lambda: self._used(file, lambda stream: stream.read()))
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{self.name}/{file}") from None
         except OSError as error:
             raise StorageError(f"{self.name}/{file}: cannot be read: {_reason(error)}") from None
 
-    def _content(self, file: str) -> bytes:
+    def _used(self, file: str, function: Callable[[Any], Result]) -> Result:
         with self.system.open_input_file(f"{self.path}/{file}") as stream:
-            return stream.read()
+            return function(stream)
 
     def using(self, file: str, function: Callable[[Any], Result]) -> Result:
         """What a function makes of a file that is open for random access, such as Parquet's reader.
@@ -189,9 +189,7 @@ class Place(NamedTuple):
             Exception: what the function raises for what is in the file.
         """
         try:
-            return self._patiently(
-                lambda: function(self.system.open_input_file(f"{self.path}/{file}"))
-            )
+            return self._patiently(lambda: self._used(file, function))
         except OSError as error:
             if self.local is None and any(word in str(error) for word in _PASSING):
                 raise StorageError(

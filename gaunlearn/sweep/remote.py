@@ -7,7 +7,6 @@ driver (``cluster``).
 import os
 import socket
 import threading
-import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,20 +73,30 @@ class Demand:
             os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * self.gpus:.3f}"
 
 
+def _node(host: str, process: int) -> str:
+    return f"{host}, process {process}"
+
+
 class Ability(NamedTuple):
     """What a worker says of itself when it is ready.
 
     Attributes:
-        node: its host and process.
+        host, process: where it is.
         speed: of its devices, in units of two cores.
         memory: bytes that are free on each.
         provenance: of what it will compute.
     """
 
-    node: str
+    host: str
+    process: int
     speed: float
     memory: float
     provenance: dict[str, Any]
+
+    @property
+    def node(self) -> str:
+        """Where it is, for its user."""
+        return _node(self.host, self.process)
 
 
 class Unfit(NamedTuple):
@@ -128,7 +137,8 @@ class RemoteWorker:
 
     def prepare(self, job: Job, token: str, code: dict[str, str]) -> Ability | Unfit:
         """Look at where one is, before any block comes."""
-        node = f"{socket.gethostname()}, process {os.getpid()}"
+        host, process = socket.gethostname(), os.getpid()
+        node = _node(host, process)
         differing = [
             f"{name} is {own} there and {code.get(name)} here"
             for name, own in identity_of_code().items()
@@ -149,9 +159,7 @@ class RemoteWorker:
                     "--out has to be on a file system that all nodes share, or an object store's "
                     "URI"
                 )
-            probe = f".probe-{uuid.uuid4().hex}"
-            self._place.write(probe, b"")
-            self._place.delete(probe)
+            self._place.make()
         except StorageError as error:
             return Unfit(f"the worker on {node} cannot write: {error}")
         platform = jax.local_devices()[0].platform
@@ -164,7 +172,9 @@ class RemoteWorker:
             self._worker = Worker(job, self._place, check=self._check)
         except FaultyJaxError as error:
             return Unfit(f"the worker on {node}: {error}", faulty_jax=True)
-        return Ability(node, machine.speed(), machine.free_memory(), self._worker.provenance)
+        return Ability(
+            host, process, machine.speed(), machine.free_memory(), self._worker.provenance
+        )
 
     def work(self, block: Block) -> list[Receipt] | Stopped:
         """Compute and store a block."""

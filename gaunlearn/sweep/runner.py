@@ -63,8 +63,9 @@ class Progress(NamedTuple):
 
     Attributes:
         done, total: trials.
-        stage: the stage that begins, "stored" when a block has been, "already finished".
-        median_epsilon: of the trials that this process has run; NaN if there is none.
+        stage: the stage that begins, "stored" when a block has been, "running" while a cluster
+            works, "already finished".
+        median_epsilon: of the trials that have run now, to 0.6 % (``tally``); NaN if there is none.
         seconds_left: an estimate; NaN if there is none yet.
         notice: what the user should know besides, told once.
     """
@@ -322,7 +323,7 @@ class _Runner:
         self.crew: Crew = Alone(out, self.networks or set(), self.tell) if crew is None else crew
         self.running = False
         self.provenance: dict[str, Any] = {}
-        self.seconds_left = math.nan
+        self.median = self.seconds_left = math.nan
         # (share of training lanes that were busy) times trials, and trials, that ran now.
         self.busy = self.ran = 0.0
         self.epsilons: Counter[int] = Counter()
@@ -419,6 +420,7 @@ class _Runner:
         trials = receipt.completed.trials
         self.done += trials
         self.epsilons += receipt.epsilons
+        self.median = median_of(self.epsilons)
         self.busy += receipt.utilisation * trials
         self.ran += trials
         self.left_seconds = max(0.0, self.left_seconds - receipt.seconds)
@@ -468,8 +470,9 @@ class _Runner:
 
     def tell(self, stage: str, notice: str = "") -> None:
         """Say how far it is."""
-        median = median_of(self.epsilons)
-        self.progress(Progress(self.done, self.total, stage, median, self.seconds_left, notice))
+        self.progress(
+            Progress(self.done, self.total, stage, self.median, self.seconds_left, notice)
+        )
 
     def notice(self, text: str) -> None:
         """Say something besides, once."""
