@@ -3,7 +3,7 @@
 import pytest
 from cases import assert_same_rows
 from object_store import object_store
-from runs import SMALL_BLOCKS, SPEC, command, write
+from runs import SMALL_BLOCKS, SPEC, command, refusal, write
 
 import gaunlearn
 from gaunlearn.sweep import place as places

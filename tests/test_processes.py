@@ -21,7 +21,21 @@ coarse = 2
 )
 
 
-def together(folder, *arguments, count=2, codes=None):
+# Says when this process has stored a block.
+TELLING = (
+    SMALL_BLOCKS
+    + """
+from gaunlearn.sweep.worker import Worker
+store = Worker.store
+def and_tell(*arguments):
+    print("stored", len(__import__("jax").local_devices()))
+    return store(*arguments)
+Worker.store = and_tell
+"""
+)
+
+
+def together(folder, *arguments, count=2, codes=None, **environment):
     """Processes that meet at a port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -34,6 +48,7 @@ def together(folder, *arguments, count=2, codes=None):
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
             JAX_NUM_PROCESSES=str(count),
             JAX_PROCESS_ID=str(index),
+            **environment,
         )
         for index in range(count)
     ]
@@ -42,15 +57,21 @@ def together(folder, *arguments, count=2, codes=None):
 def test_two_processes_of_two_devices_share_a_sweep(tmp_path, undisturbed):
     """Each runs its part on its own devices; the first says what came out, and merges."""
     write(tmp_path, SPEC)
-    first, second = together(tmp_path, "--out", "run")
+    first, second = together(
+        tmp_path, "--out", "run", codes={0: TELLING, 1: TELLING}, JAX_NUM_CPU_DEVICES="2"
+    )
     out, told = finish(first)
+    assert out.count("stored 2\n") == 2
     assert "36 trials, 3 seeds" in out
-    assert finish(second) == ("", "")
+    of_second, nothing = finish(second)
+    # Where a process has several devices, JAX's library for them says that it connects these.
+    said = [line for line in of_second.splitlines() if not line.startswith("[Gloo]")]
+    assert (said, nothing) == (["stored 2"], "")
     run = gaunlearn.load(tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     assert "36 of 36 trials" in out + told
     assert sum(part["trials"] for part in run.manifest["parts"].values()) == 36
-    # Both have worked: what each stored was computed by another process, and says so.
+    # Merged: of one provenance, but for when each process began.
     assert len(run.parts()) == len(run.provenances())
 
 
