@@ -287,20 +287,23 @@ def minimise_over_cone(
         return jnp.zeros(m, bool) if ceiling is None else multipliers >= ceiling
 
     def gradient_steps(c):
-        """Projected gradient with Nesterov momentum, restarted when momentum points uphill."""
+        """Projected gradient with Nesterov momentum, restarted when momentum points uphill; the
+        last step has none.
+        """
 
-        def step(_, state):
-            old, ahead, momentum = state
-            new, _ = project(ahead - gradient(ahead) / curvature)
+        def step(number, state):
+            old, ahead, momentum, _ = state
+            ahead = jnp.where(number == _GRADIENT_STEPS, old, ahead)
+            new, multipliers = project(ahead - gradient(ahead) / curvature)
             next_momentum = 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
             uphill = inner(weights, ahead - new, new - old) > 0
             next_momentum = jnp.where(uphill, 1.0, next_momentum)
             push = jnp.where(uphill, 0.0, (momentum - 1) / next_momentum)
-            return new, new + push * (new - old), next_momentum
+            return new, new + push * (new - old), next_momentum, multipliers
 
-        one = jnp.ones((), c.dtype)
-        c, _, _ = jax.lax.fori_loop(0, _GRADIENT_STEPS, step, (c, c, one))
-        return project(c - gradient(c) / curvature)
+        start = c, c, jnp.ones((), c.dtype), jnp.zeros(m, c.dtype)
+        c, _, _, multipliers = jax.lax.fori_loop(0, _GRADIENT_STEPS + 1, step, start)
+        return c, multipliers
 
     def minimise_on_face(c, multipliers, last_face):
         """Conjugate gradients with free pairs, and pairs tied to lambda, as in c; then as much of

@@ -87,8 +87,7 @@ def _inverse(matrices: Float[Array, "n m m"]) -> Float[Array, "n m m"]:
         first = place * _BLOCK
         columns = jax.lax.dynamic_slice_in_dim(a, first, _BLOCK, axis=2)
         corner = jax.lax.dynamic_slice_in_dim(columns, first, _BLOCK, axis=1)
-        for k in range(_BLOCK):
-            corner = sweep(k, corner)
+        corner = jax.lax.fori_loop(0, _BLOCK, sweep, corner)
         share = -columns @ corner
         a = a - share @ columns.transpose(0, 2, 1)
         a = jax.lax.dynamic_update_slice_in_dim(a, share, first, axis=2)
@@ -207,23 +206,27 @@ def _follow(
         schur_inverse = _inverse((schur + own * identity)[None])[0]
 
         mu = centrality(point)
-        zero = jnp.zeros((), gram.dtype)
-        predicted = step_towards(point, inverse, schur_inverse, bordered, zero, (zero, zero, zero))
-        length = length_of(point, predicted)
-        ahead = jax.tree.map(lambda a, b: a + length * b, point, predicted)
-        target = mu * (jnp.maximum(centrality(ahead), 0.0) / mu) ** 3
-        change = step_towards(
-            point,
-            inverse,
-            schur_inverse,
-            bordered,
-            target,
-            (
-                predicted.multipliers * predicted.multiplier_price,
-                predicted.above_bottom * predicted.bottom_price,
-                predicted.below_top * predicted.top_price,
-            ),
-        )
+
+        def newton(_, state):
+            """The predictor; then the corrector, with the predictor's second-order terms."""
+            target, corrections, _ = state
+            change = step_towards(point, inverse, schur_inverse, bordered, target, corrections)
+            length = length_of(point, change)
+            ahead = jax.tree.map(lambda a, b: a + length * b, point, change)
+            return (
+                mu * (jnp.maximum(centrality(ahead), 0.0) / mu) ** 3,
+                (
+                    change.multipliers * change.multiplier_price,
+                    change.above_bottom * change.bottom_price,
+                    change.below_top * change.top_price,
+                ),
+                change,
+            )
+
+        nothing = jax.tree.map(jnp.zeros_like, point)
+        none = nothing.multipliers, nothing.above_bottom, nothing.below_top
+        start = jnp.zeros((), gram.dtype), none, nothing
+        _, _, change = jax.lax.fori_loop(0, 2, newton, start)
         length = _TO_BOUNDARY * length_of(point, change)
         moved = jax.tree.map(lambda a, b: a + length * b, point, change)
         sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(a)) for a in moved]))
