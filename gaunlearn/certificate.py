@@ -58,6 +58,8 @@ _SNAP_ERROR = 1e6
 _EXACT_UNITS = 1e3
 # Two of them that differ by so little are equal.
 _TIED_UNITS = 4
+# Samples that differ by so many units of rounding are copies.
+_COPY_UNITS = 16
 # A margin of so many units of rounding is none, relative to what the network's norm allows.
 _MARGIN_UNITS = 100
 
@@ -120,6 +122,30 @@ def _ceiling(
     return jnp.where(ceiling > 2 * largest, jnp.inf, ceiling)
 
 
+def _alike(
+    signed: Float[Array, "m r"], slope: Float[Array, "n m"], kink: Bool[Array, "n m"]
+) -> Float[Array, "m m"]:
+    """Averages over samples that have the same gradients: copies of one sample, among which the
+    multipliers could be shared out in any way. Without copies the identity, and exactly that.
+    """
+    rounding = jnp.finfo(signed.dtype).eps
+
+    def agree(pairs):
+        count = pairs.astype(signed.dtype)
+        return count.T @ count == jnp.maximum(count.sum(0)[:, None], count.sum(0))
+
+    # Products tell samples apart to sqrt(rounding), one blindly chosen direction to rounding.
+    squares = (signed**2).sum(1)
+    apart = squares[:, None] + squares - 2 * signed @ signed.T
+    blind = jnp.cos(jnp.arange(signed.shape[1], dtype=signed.dtype))
+    along, reach = signed @ blind, jnp.linalg.norm(blind) * jnp.sqrt(squares)
+    same = apart <= _COPY_UNITS * rounding * squares
+    same &= jnp.abs(along[:, None] - along) <= _COPY_UNITS * rounding * reach
+    same &= agree(slope > 0) & agree(kink)
+    same = (same & same.T) | jnp.eye(len(squares), dtype=bool)
+    return same / same.sum(0)
+
+
 def _multipliers(
     model: Model,
     theta: Float[Array, "n r"],
@@ -138,7 +164,8 @@ def _multipliers(
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
     point has some on the samples with the least margin alone, and these make delta 0 too. With
-    upper bounds (``ceiling``) they are any that leave the least residual.
+    upper bounds (``ceiling``) they are any that leave the least residual. Copies of a sample have
+    equal ones: the mean of solutions in which copies change places is a solution.
     """
     rounding = jnp.finfo(theta.dtype).eps
     safe_u = jnp.where(u != 0, u, 1.0)
@@ -151,8 +178,15 @@ def _multipliers(
             gram, targets, u**2, slope, kink, squared_norm, model.leak, needed, ceiling
         )
 
+    alike = _alike(signed, slope, kink)
+
+    def shared_out(point):
+        return point._replace(
+            multipliers=point.multipliers @ alike, coefficients=point.coefficients @ alike
+        )
+
     if ceiling is not None:
-        return solve(slope, kink, separated, ceiling)
+        return shared_out(solve(slope, kink, separated, ceiling))
 
     def residual_of(coefficients):
         return theta - (u[:, None] * coefficients) @ signed
@@ -177,7 +211,7 @@ def _multipliers(
         jnp.zeros_like(margins), jnp.zeros_like(slope), jnp.zeros_like(squared_norm), jnp.asarray(0)
     )
     solution, _ = jax.lax.scan(solve_on, nothing, jnp.stack([retain, support]))
-    return solution
+    return shared_out(solution)
 
 
 class _Candidate(NamedTuple):

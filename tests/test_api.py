@@ -231,6 +231,23 @@ def test_duplicating_a_sample_changes_epsilon_of_nothing(seed):
 
 @few
 @given(seeds)
+def test_copies_of_a_sample_share_alike_at_kinks_too(seed):
+    """How they share out their multiplier and its derivatives is not left to chance."""
+    W, u, x, y, _ = network_at_kinks(np.random.default_rng(seed), N, M, D, 2)
+    x, y = np.vstack([x, x[:2], x[:1]]), np.concatenate([y, y[:2], y[:1]])
+    got = gaunlearn.certify(W, u, x, y)
+    if not got.separated:
+        return
+    for a, b in ((0, M), (0, M + 2), (1, M + 1)):
+        assert got.multipliers[a] == got.multipliers[b]
+        np.testing.assert_array_equal(got.coefficients[:, a], got.coefficients[:, b])
+    fitted = (u[:, None] * got.coefficients) @ (y[:, None] * x)
+    assert got.epsilon == pytest.approx(np.linalg.norm(got.weights - fitted), abs=1e-9)
+    assert got.epsilon == pytest.approx(gaunlearn.certify(W, u, x[:M], y[:M]).epsilon, abs=1e-7)
+
+
+@few
+@given(seeds)
 def test_certificate_is_a_true_triple(seed):
     """epsilon, delta and tau follow from the returned weights, multipliers and coefficients."""
     W, u, x, y, _ = network_at_kinks(np.random.default_rng(seed), N, M, D, 2)

@@ -1,41 +1,48 @@
 """Every command, snippet and specification of the tutorial and the how-to is run, in its order."""
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from gaunlearn.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run(folder, *command):
-    found = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=os.environ, check=False
+def in_a_process(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "gaunlearn", *arguments], capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, f"{' '.join(command)}: {found.stderr[-2000:]}"
-    return found.stdout
+    return done.returncode, SimpleNamespace(out=done.stdout, err=done.stderr)
 
 
 @pytest.mark.parametrize("page", ["tutorial.md", "how-to.md"])
-def test_what_a_page_says_runs(page, tmp_path):
+def test_what_a_page_says_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     kinds = []
     for kind, name, content in BLOCK.findall((DOCS / page).read_text()):
         kinds.append(kind)
         if kind == "toml":
             (tmp_path / name).write_text(content)
         elif kind == "python":
-            run(tmp_path, sys.executable, "-c", content)
+            exec(compile(content, page, "exec"), {"__name__": "__main__"})
         else:
             assert kind == "sh"
             for line in content.splitlines():
                 program, *arguments = shlex.split(line)
                 assert program == "gaunlearn"
-                assert run(tmp_path, sys.executable, "-m", "gaunlearn", *arguments)
+                if "--cluster" in arguments:  # Ray's threads outlive it
+                    status, told = in_a_process(arguments)
+                else:
+                    status, told = main(arguments), capsys.readouterr()
+                assert status == 0, f"{line}: {told.err[-2000:]}"
+                assert told.out, line
     assert {"toml", "python", "sh"} <= set(kinds)
     report = tmp_path / "results" / "phase" / "report"
     assert page != "tutorial.md" or {"plane.png", "index.html"} <= {

@@ -367,10 +367,12 @@ def test_thousands_of_sizes_are_sorted_into_few_shapes():
 
 def test_memory_that_ran_short_shrinks_capacities():
     forget_capacities()
-    assert len(pad_to_capacity(np.zeros(100), "key")) == 128
-    assert len(pad_to_capacity(np.zeros(3), "key")) == 128, "one program serves both"
+    large = 1 << 20
+    assert len(pad_to_capacity(np.zeros((9, large)), "key")) == 16
+    assert len(pad_to_capacity(np.zeros((3, large)), "key")) == 16, "one program serves both"
     forget_capacities()
-    assert len(pad_to_capacity(np.zeros(3), "key")) == 4
+    assert len(pad_to_capacity(np.zeros((3, large)), "key")) == 4
+    assert len(pad_to_capacity(np.zeros((3, 1)), "another")) == 256, "room that costs nothing"
 
 
 def test_output_that_nobody_reads_is_no_error_of_ours():

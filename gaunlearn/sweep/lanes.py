@@ -32,6 +32,11 @@ _BATCHES = 8
 _LEAST_PAIRS = 8192
 # When so few of a batch's places are needed, a narrower batch takes over.
 _NARROW = 4
+# Room for so many entries costs nothing if they are small: pairs of lanes, bytes of what they
+# share. Sweeps that differ in how much there is of anything then share their programs.
+_SMALL_CAPACITY = 256
+_SMALL_PAIRS = 1 << 20
+_SMALL_BYTES = 1 << 22
 
 
 def take(tree: Any, places: Any) -> Any:
@@ -124,10 +129,11 @@ Stage = Callable[..., Any]
 _capacities: dict[Any, set[int]] = {}
 
 
-def _capacity(key: Any, count: int) -> int:
+def _capacity(key: Any, count: int, cheap: int) -> int:
     """The smallest capacity that programs of ``key`` were compiled for and that is enough; else
-    the next power of two.
+    the next power of two, and no less than what is ``cheap``, up to some.
     """
+    count = max(count, min(cheap, _SMALL_CAPACITY))
     known = _capacities.setdefault(key, set())
     enough = [capacity for capacity in known if capacity >= count]
     if not enough:
@@ -143,8 +149,10 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     Args:
         key: hashable; names the programs.
     """
-    count = jax.tree.leaves(tree)[0].shape[0]
-    source = np.minimum(np.arange(_capacity(key, count)), count - 1)
+    leaves = jax.tree.leaves(tree)
+    count = leaves[0].shape[0]
+    cheap = _SMALL_BYTES * count // max(1, sum(leaf.nbytes for leaf in leaves))
+    source = np.minimum(np.arange(_capacity(key, count, cheap)), count - 1)
     return take(tree, source)
 
 
@@ -206,9 +214,11 @@ def run_lanes(
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
     share = -(-count // len(devices))
-    capacity = _capacity((stage, static, pairs, devices), share)
+    capacity = _capacity((stage, static, pairs, devices), share, _SMALL_PAIRS // pairs)
     least = -(-_LEAST_PAIRS // pairs)
-    batch = max(1, min(batch_pairs // pairs, max(least, capacity // _BATCHES)))
+    # Most of a small capacity may be room.
+    filled = capacity if capacity > _SMALL_CAPACITY else share
+    batch = max(1, min(batch_pairs // pairs, max(least, filled // _BATCHES)))
     batch = min(capacity, 1 << (batch.bit_length() - 1))  # capacities are powers of two
     # Dealt one by one: lanes that take long come first, and every device gets its share of them.
     place, device = np.divmod(np.arange(count), len(devices))

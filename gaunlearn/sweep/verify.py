@@ -273,21 +273,20 @@ def verify_run(
     batch: dict[str, dict[str, Any]] = {}
     references: dict[str, _Reference] = {}
 
-    def recompute(some: Sequence[Family]) -> Iterator[tuple[Block, Results]]:
+    def recompute(some: Sequence[Family], pairs: int) -> Iterator[tuple[Block, Results]]:
         for block in plan_blocks(lambda: some, directory, rooms, limits):
             machine.drop_programs_if_crowded()
-            pairs = machine.batch_pairs()
             yield block, run_block(block, directory, pairs, keep_weights=True, keep_unlearned=True)
 
-    for block, results in recompute(families):
+    for block, results in recompute(families, machine.batch_pairs()):
         batch |= _named_rows(block, results, directory)
         references |= _by_reference(block, results, rows, directory)
     changed = tuple(sorted(set(rows) - set(batch)))
-    # Programs of their own, for as few lanes as a trial has.
+    # Programs of their own, for one lane after the other.
     forget_capacities()
     alone: dict[str, dict[str, Any]] = {}
     for name in list(rows)[:: max(1, len(rows) // _ALONE)][:_ALONE]:
-        for block, results in recompute(list(families_of_cells([cells[name]], directory))):
+        for block, results in recompute(list(families_of_cells([cells[name]], directory)), 1):
             alone |= _named_rows(block, results, directory)
     here = jax.local_devices()[0].platform
     same = all(each.get("platform") == here for each in run.provenances())
