@@ -17,7 +17,7 @@ from runs import SMALL_BLOCKS, SPEC, command, finish, refusal, write
 
 import gaunlearn
 from gaunlearn.cli import main
-from gaunlearn.sweep import connection
+from gaunlearn.sweep import cluster, connection
 
 ONE_EACH = ("--cpus-per-task", "1")
 
@@ -108,39 +108,37 @@ def test_workers_a_node_and_the_driver_are_lost_and_no_trial_is(tmp_path):
     assert not (tmp_path / "run" / ".driver").exists()
 
 
-def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path):
+def test_workers_that_cannot_work_are_named_before_any_compute(tmp_path, capsys, monkeypatch):
     """Other code, storage that is not shared, and no room: on one cluster."""
-    write(tmp_path, SPEC, seeds=2)
-    finish(command(tmp_path, "--out", "run"))
-    before = gaunlearn.load(tmp_path / "run").to_pandas()
+    path = write(tmp_path, SPEC, seeds=2)
+    before = gaunlearn.run(path, tmp_path / "run").to_pandas()
 
-    def refused(change, *arguments):
+    def refused(*arguments):
         """What is told, and that what is there is not replaced."""
-        code = f"from gaunlearn.sweep import cluster\n{change}"
-        where = ("--out", "run", "--fresh", "--cluster", address)
-        driver = command(tmp_path, *where, *arguments, code=code)
-        _, told = driver.communicate(timeout=300)
-        assert driver.returncode == 2, told
-        assert "Traceback" not in told
+        where = ("--out", str(tmp_path / "run"), "--fresh", "--cluster", address)
+        told = refusal(tmp_path, capsys, *where, *arguments)
         assert gaunlearn.load(tmp_path / "run").to_pandas().equals(before)
         return told
 
     with nodes_of(1) as nodes:
         address = nodes.address
-        told = refused(
-            "cluster.identity_of_code = lambda: {'gaunlearn': '0.0.1', 'jax': '0.4.1'}", *ONE_EACH
-        )
+        with monkeypatch.context() as patch:
+            other = {"gaunlearn": "0.0.1", "jax": "0.4.1"}
+            patch.setattr(cluster, "identity_of_code", lambda: other)
+            told = refused(*ONE_EACH)
         assert "runs other code: gaunlearn is 0.1.0 (code " in told
         assert "there and 0.0.1 here; jax is " in told
-        told = refused("cluster.give_token = lambda run: 'written elsewhere'", *ONE_EACH)
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster, "give_token", lambda run: "written elsewhere")
+            told = refused(*ONE_EACH)
         assert "does not see what the driver has written to" in told
         assert "--out has to be on a file system that all nodes share" in told
-        told = refused("", "--gpus-per-task", "1")
+        told = refused("--gpus-per-task", "1")
         assert "no node has 1 CPU and 1 GPU for a worker" in told
-        told = refused("", "--cpus-per-task", "2")
+        told = refused("--cpus-per-task", "2")
         assert "no node has 2 CPU for a worker (they have 0 CPU and 0 GPU, 1 CPU and 0 GPU)" in told
         nodes.add(1, gpus=1)
-        told = refused("", "--gpus-per-task", "1")
+        told = refused("--gpus-per-task", "1")
         assert "has been given 1 GPU, but JAX finds none there: install JAX's build" in told
 
 

@@ -156,7 +156,7 @@ def test_data_conditions_by_hand():
 
 @pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
 @pytest.mark.parametrize(
-    "data", ['kind = "gaussian_mixture"\nalpha = 0.1', 'kind = "isotropic"\nn_test = 20']
+    "data", ['kind = "gaussian_mixture"\nalpha = 0.1', 'kind = "isotropic"']
 )
 def test_bound_holds_wherever_it_is_stated(tmp_path, model, data):
     """On every trial without sign flips, for every step fraction; and it is stated somewhere."""
@@ -200,7 +200,7 @@ def test_what_is_guaranteed_comes_true(tmp_path, model):
         seeds = 3
         [data]
         kind = "isotropic"
-        m = 5
+        m = 6
         d = 1_000_000
         [model]
         {model}
@@ -332,7 +332,7 @@ def test_longer_training_has_a_smaller_epsilon(tmp_path):
             d = 300
             [model]
             kind = "two_layer_relu"
-            n = 30
+            n = 40
             [train]
             max_steps = {steps}
             """,
