@@ -12,7 +12,7 @@ two means (from one to the other and back), so that what is missed counts.
 import argparse
 
 import numpy as np
-from common import provenance, table
+from common import begin, table, tell
 from scipy.spatial import cKDTree
 
 from gaunlearn.border import coarse_points, curves, points_to_add, spread_of
@@ -86,10 +86,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     repetitions = 3 if parser.parse_args().quick else 20
-    provenance()
-    print(
-        f"{repetitions} repetitions, {SEEDS} seeds; distances and noise in spacings of the grid\n"
-    )
+    begin("border")
+    tell(f"{repetitions} repetitions, {SEEDS} seeds; distances and noise in spacings of the grid")
     rows = []
     for region in REGIONS:
         for size in (65, 129):
@@ -119,7 +117,7 @@ def main():
                         "as many points, even": f"{even:.3f}",
                     }
                 )
-    table(rows, list(rows[0]))
+    table("The border found with a tenth of the points", rows)
 
 
 if __name__ == "__main__":

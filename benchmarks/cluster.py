@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import provenance, table
+from common import begin, table, tell
 
 from gaunlearn.sweep import cluster, plan, remote
 from gaunlearn.sweep.parts import Claim, Completed
@@ -110,7 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="3 000 receipts")
     values = 3 if parser.parse_args().quick else 100
     rows = receipts(values)
-    provenance()
-    table(rows, list(rows[0]))
+    begin("cluster")
+    table("Receipts of stub workers", rows)
     known, claim = resumption()
-    print(f"resuming: {known:.0f} bytes a training, and {claim:.0f} while parts are being read")
+    tell(f"resuming: {known:.0f} bytes a training, and {claim:.0f} while parts are being read")

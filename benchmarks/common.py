@@ -1,9 +1,17 @@
-"""What the benchmarks share: problems by the batch, interleaved timing, tables, provenance."""
+"""What the benchmarks share: problems by the batch, interleaved timing, tables and where they came
+from. What is printed is also kept: results/bench/NAME.md to read, NAME.json to compute with.
+"""
 
+import json
 import os
 import platform
 import statistics
+import sys
 import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +21,7 @@ from gaunlearn.data.distributions import draw, initial_weights, law_of
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
+from gaunlearn.sweep.provenance import commit_of_code
 from gaunlearn.training import TrainingConfig
 
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
@@ -57,19 +66,72 @@ def matmul_ceiling(dtype, size=1024):
     return 2 * size**3 / seconds({"product": lambda: product(a, a)}, 9)["product"] / 1e9
 
 
-def table(rows, columns):
-    """A Markdown table from dictionaries."""
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(str(row[column]) for column in columns) + " |", flush=True)
-    print()
+RESULTS = Path(__file__).parent.parent / "results" / "bench"
+# Of which the version is told, where they take part.
+LIBRARIES = ("jaxlib", "numpy", "scipy", "torch", "sklearn", "cvxpy", "quadprog", "qpax", "ray")
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
-def provenance():
-    """One line: versions and machine."""
-    device = jax.local_devices()[0].device_kind
-    print(
-        f"jax {jax.__version__}, Python {platform.python_version()}, {device}, "
-        f"{os.cpu_count()} cores, x64 {jax.config.jax_enable_x64}\n"
-    )
+# What the benchmark that runs has said so far, and the name to keep it under.
+_kept: dict[str, Any] = {"name": "", "tables": []}
+
+
+def begin(name: str) -> None:
+    """Say where the figures come from, and keep all tables under a name from here on."""
+    versions = {"jax": jax.__version__, "Python": platform.python_version()}
+    for library in LIBRARIES:
+        if library in sys.modules:
+            try:
+                versions[library] = version(DISTRIBUTIONS.get(library, library))
+            except PackageNotFoundError:
+                versions[library] = "unknown"
+    device = jax.local_devices()[0]
+    cores = len(os.sched_getaffinity(0))
+    source = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit_of_code() or "unknown",
+        "versions": versions,
+        "device": f"{len(jax.local_devices())} x {device.device_kind}",
+        "processor": processor(),
+        "threads": cores,
+        "x64": jax.config.jax_enable_x64,
+    }
+    _kept.update(name=name, provenance=source, tables=[])
+    told = ", ".join(f"{library} {number}" for library, number in versions.items())
+    tell(f"{source['date']}, commit {source['commit']}, {source['command']}")
+    tell(f"{told}; {source['device']}, {source['processor']}, {cores} threads, x64 {source['x64']}")
+
+
+def processor() -> str:
+    """The model of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def tell(line: str) -> None:
+    """Print a paragraph, and keep it."""
+    print(line + "\n", flush=True)
+    _keep({"text": line})
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """A Markdown table of dictionaries that have the same keys."""
+    columns = list(rows[0])
+    lines = [title, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows]
+    print("\n".join(lines) + "\n", flush=True)
+    _keep({"title": title, "rows": rows, "text": "\n".join(lines)})
+
+
+def _keep(what: dict[str, Any]) -> None:
+    """Files are written anew with every table: an interrupted benchmark keeps what it had."""
+    _kept["tables"].append(what)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(each["text"] for each in _kept["tables"])
+    (RESULTS / f"{_kept['name']}.md").write_text(text + "\n")
+    (RESULTS / f"{_kept['name']}.json").write_text(json.dumps(_kept, indent=1, default=str))

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import jax
-from common import provenance, table
+from common import begin, table
 
 from gaunlearn.sweep import execute, machine, runner
 from gaunlearn.sweep.plan import Limits, choose_rooms, families_of, plan_blocks, survey
@@ -128,8 +128,7 @@ def compare_planning():
                 "memory, MiB": f"{float(memory):.0f}",
             }
         )
-    print("Planning a million trials (own process; memory beyond the imports')")
-    table(rows, list(rows[0]))
+    table("Planning a million trials (own process; memory beyond the imports')", rows)
 
 
 def sweep_of(folder, seeds, overrides=()):
@@ -169,8 +168,10 @@ def compare_batches(lanes):
                 }
             )
             jax.clear_caches()
-    print("Trials a second against the size of a batch (m = 10, n = 100, 5000 steps, 41 fractions)")
-    table(rows, list(rows[0]))
+    table(
+        "Trials a second against the size of a batch (m = 10, n = 100, 5000 steps, 41 fractions)",
+        rows,
+    )
 
 
 def compare_tree():
@@ -197,14 +198,13 @@ def compare_tree():
                 )
                 taken[name] = timed_blocks(blocks, sweep.directory, machine.batch_pairs())
     trials, seconds = taken["product"]
-    print("The step-size sweep as a tree and as a product (1 seed, 10 samples, 41 steps)")
     row = {
         "trials": trials,
         "tree, s": f"{taken['tree'][1]:.2f}",
         "product, s": f"{seconds:.2f}",
         "ratio": f"{seconds / taken['tree'][1]:.1f}",
     }
-    table([row], list(row))
+    table("The step-size sweep as a tree and as a product (1 seed, 10 samples, 41 steps)", [row])
 
 
 def measure_overhead(evaluations):
@@ -237,7 +237,6 @@ def measure_overhead(evaluations):
         parts = list((run.path / "trials").glob("*.parquet"))
         size = sum(part.stat().st_size for part in parts)
         trials = run.manifest["trials"]
-    print("The engine's share of a whole run, compiled beforehand")
     row = {
         "evaluations": trials,
         "wall, s": f"{wall:.1f}",
@@ -248,7 +247,7 @@ def measure_overhead(evaluations):
         "files": len(parts),
         "bytes a trial": f"{size / trials:.0f}",
     }
-    table([row], list(row))
+    table("The engine's share of a whole run, compiled beforehand", [row])
 
 
 def compare_estimates():
@@ -299,8 +298,7 @@ def compare_estimates():
                 "longest block, s": f"{taken[1][1]:.1f}",
             }
         )
-    print("What plan estimates (two cores, compilation apart) against what it takes")
-    table(rows, list(rows[0]))
+    table("What plan estimates (two cores, compilation apart) against what it takes", rows)
 
 
 if __name__ == "__main__":
@@ -308,7 +306,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="5 000 evaluations, fewer batches")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    provenance()
+    begin("engine")
     compare_planning()
     compare_tree()
     if not args.quick:

@@ -20,7 +20,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import descent, problem, provenance, table
+from common import begin, descent, problem, table
 
 from gaunlearn.certificate import certify, one_minus_cosine
 from gaunlearn.limit import STATUSES, find_limit
@@ -112,8 +112,7 @@ def solve_many(count):
                     **summary({k: v[every["separated"] == separated] for k, v in every.items()}),
                 }
             )
-    print("Random problems")
-    table(rows, list(rows[0]))
+    table("Random problems", rows)
 
 
 def summary(found):
@@ -169,8 +168,7 @@ def solve_hard(lanes):
                     }
                 )
             jax.clear_caches()
-    print("Harder problems, isotropic, those that 3000 steps of descent separate")
-    table(rows, list(rows[0]))
+    table("Harder problems, isotropic, those that 3000 steps of descent separate", rows)
 
 
 @partial(jax.jit, static_argnames=("kind", "m", "n", "stops"))
@@ -222,8 +220,7 @@ def follow_training(lanes):
                     ),
                 }
             )
-    print("Descent against the limit solved for after 1000 steps")
-    table(rows, list(rows[0]))
+    table("Descent against the limit solved for after 1000 steps", rows)
 
 
 if __name__ == "__main__":
@@ -232,7 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="200 random problems and no more")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    provenance()
+    begin("limit")
     solve_many(200 if args.quick else args.count)
     if not args.quick:
         solve_hard(32)

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import descent, problem, provenance, table
+from common import begin, descent, problem, table
 
 import gaunlearn
 import gaunlearn.limit as limit_solver
@@ -83,8 +83,7 @@ def compare_trials(seeds):
                 row["known in 64, 32"] = f"{known[0].sum()}, {known[1].sum()} of {len(both)}"
                 rows.append(row)
             jax.clear_caches()
-    print("Float32 against float64, per certificate of the unlearned network")
-    table(rows, list(rows[0]))
+    table("Float32 against float64, per certificate of the unlearned network", rows)
 
 
 @partial(jax.jit, static_argnames=("kind", "m", "n", "solves"))
@@ -132,8 +131,7 @@ def compare_refinement(lanes):
                 )
             jax.clear_caches()
     limit_solver._SOLVES = shipped
-    print("Limit solver in float32, certified in float64")
-    table(rows, list(rows[0]))
+    table("Limit solver in float32, certified in float64", rows)
 
 
 if __name__ == "__main__":
@@ -141,6 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=4)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    provenance()
+    begin("precision")
     compare_trials(args.seeds)
     compare_refinement(64)

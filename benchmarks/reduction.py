@@ -23,12 +23,13 @@ import numpy as np
 from common import (
     INIT_SCALE,
     STEP_SIZE,
+    begin,
     descent,
     matmul_ceiling,
     problem,
-    provenance,
     seconds,
     table,
+    tell,
 )
 
 import gaunlearn
@@ -143,8 +144,7 @@ def compare_steps(dimensions, shapes):
                     "weight space, GFLOP/s": f"{4 * n * m * d / weights / 1e9:.1f}",
                 }
             )
-    print("One training step of one trial")
-    table(rows, list(rows[0]))
+    table("One training step of one trial", rows)
 
 
 def compare_triples(dimensions, shapes, steps=1000):
@@ -174,8 +174,7 @@ def compare_triples(dimensions, shapes, steps=1000):
                     "ratio": f"{'' if certified else '> '}{weights / reduced:.0f}",
                 }
             )
-    print(f"One triple of {steps} steps twice: train, ascend, retrain, certify")
-    table(rows, list(rows[0]))
+    table(f"One triple of {steps} steps twice: train, ascend, retrain, certify", rows)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -232,8 +231,7 @@ def compare_limit(shapes, goal=1e-6, measured=20_000):
                 "ratio": f"{scaled / solved:.0f}",
             }
         )
-    print(f"To epsilon_1 <= {goal:g}, d = 1000, per trial")
-    table(rows, list(rows[0]))
+    table(f"To epsilon_1 <= {goal:g}, d = 1000, per trial", rows)
 
 
 SWEEP = """
@@ -275,8 +273,7 @@ def compare_dimensions():
                     "epsilon at f = 1 (median)": f"{best['epsilon'].median():.1e}",
                 }
             )
-    print("The same sweep of 200 trials at growing d, compiled beforehand")
-    table(rows[1:], list(rows[0]))
+    table("The same sweep of 200 trials at growing d, compiled beforehand", rows[1:])
 
 
 def layouts(shapes):
@@ -353,8 +350,7 @@ def layouts(shapes):
                     "of the ceiling": f"{100 * share:.0f} %",
                 }
             )
-    print("Layouts of the training step; GFLOP/s count that layout's own products")
-    table(rows, list(rows[0]))
+    table("Layouts of the training step; GFLOP/s count that layout's own products", rows)
 
 
 if __name__ == "__main__":
@@ -364,10 +360,10 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     shapes = SHAPES[:2] if args.quick else SHAPES
     dimensions = DIMENSIONS[:2] if args.quick else DIMENSIONS
-    provenance()
-    print(
+    begin("reduction")
+    tell(
         f"Large matrix product: {matmul_ceiling(jnp.float64):.0f} GFLOP/s in float64, "
-        f"{matmul_ceiling(jnp.float32):.0f} in float32\n"
+        f"{matmul_ceiling(jnp.float32):.0f} in float32"
     )
     # First: the peak of memory is that of the process.
     compare_dimensions()

@@ -1,0 +1,164 @@
+"""Is it faster than the solvers that are made for its two convex problems?
+
+    python benchmarks/solvers.py [--quick]
+
+First table: the hard-margin problem of the linear model, which ``find_limit`` solves by the batch,
+against solvers that take one problem after the other (and qpax, which takes batches). All are given
+the same samples in reduced coordinates, m + 1 of them, which is to the others' advantage: what d
+was does not matter to anyone. Second: the multipliers of trained networks at one step fraction,
+bounded or not, against SciPy's nnls and lsq_linear on m x m systems. Errors are relative, the
+largest of a batch, against quadprog and against SciPy.
+"""
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import begin, descent, problem, seconds, table
+from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
+
+from gaunlearn.certificate import certify_at
+from gaunlearn.limit import find_limit
+from gaunlearn.models import MODELS, RELU, output_weights
+from gaunlearn.training import Descent
+
+KIND = "gaussian_mixture"
+SHAPES = ((10, 1000), (30, 1000), (50, 10_000))
+# A solver that takes one problem after the other is timed on so many of a batch.
+ENOUGH = 100
+
+
+def problems(m, d, n, count):
+    """A batch of reduced problems."""
+    keys = jax.random.split(jax.random.key(0), count)
+    return jax.jit(jax.vmap(lambda key: problem(KIND, key, m, float(d), n)))(keys)
+
+
+@jax.jit
+def limits(signed):
+    """Hard-margin solutions (b, r)."""
+
+    def one(signed):
+        m = signed.shape[0]
+        ones = jnp.ones(m)
+        start = signed.sum(0)[None]
+        found = find_limit(MODELS["linear"], start, jnp.ones(1), signed, ones, jnp.ones(m, bool))
+        return found.weights[0]
+
+    return jax.vmap(one)(signed)
+
+
+def compare_hard_margin(shapes, batches):
+    rows = []
+    for m, d in shapes:
+        every = problems(m, d, 1, max(batches))
+        everything = np.asarray(every.y[:, :, None] * every.x[:, :, : m + 1])
+        solvers = {name: make((m, m + 1)) for name, make in HARD_MARGIN.items()}
+        for count in batches:
+            signed = everything[:count]
+            part = dict.fromkeys(solvers, signed[:ENOUGH]) | {"qpax, batched": signed}
+            calls = {"gaunlearn": lambda b=signed: limits(b)}
+            calls |= {name: lambda s=solve, b=part[name]: s(b) for name, solve in solvers.items()}
+            taken = seconds(calls, 3)
+            own = taken["gaunlearn"] / count
+            right = solvers["quadprog"](part["quadprog"])
+            for name, call in calls.items():
+                found = np.asarray(call())[: len(right)]
+                apart = np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)
+                each = taken[name] / len(part.get(name, signed))
+                rows.append(
+                    {
+                        "m, d": f"{m}, {d}",
+                        "batch": count,
+                        "solver": name,
+                        "us a problem": f"{1e6 * each:.1f}",
+                        "gaunlearn is faster by": f"{each / own:.1f}",
+                        "error": f"{apart.max():.0e}",
+                    }
+                )
+    table("Hard margin, the linear model", rows)
+
+
+@partial(jax.jit, static_argnames="steps")
+def trained(given, steps):
+    """Weights (b, n, r) after some steps of descent."""
+    u, keep = output_weights(RELU, given.u.shape[1]), jnp.ones(given.y.shape[1], bool)
+    settings = descent(KIND, steps)
+    return jax.vmap(lambda w, x, y: Descent(RELU, settings, w, u, x, y, keep).run().weights)(
+        given.initial_weights[:, 0], given.x, given.y
+    )
+
+
+@jax.jit
+def epsilons(w, x, y, delta=None):
+    """Least residuals (b,), kinks ignored, with multipliers that keep delta if it is given."""
+    u, keep = output_weights(RELU, w.shape[1]), jnp.ones(y.shape[1], bool)
+
+    def one(w, x, y):
+        return certify_at(RELU, w, u, x, y, keep, jnp.asarray(-1.0), delta).epsilon
+
+    return jax.vmap(one)(w, x, y)
+
+
+def epsilons_by_scipy(w, x, y, delta=None):
+    """The same, one after the other."""
+    u = np.asarray(output_weights(RELU, w.shape[1]))
+    found = []
+    for weights, samples, labels in zip(w, x, y, strict=True):
+        z = weights @ samples.T
+        q = labels * (u @ np.maximum(z, 0))
+        theta, q = weights / q.min(), q / q.min()
+        slopes = labels * (z > 0) * u[:, None]
+        gram = (slopes.T @ slopes) * (samples @ samples.T)
+        if delta is None:
+            level = nonnegative_least_squares(gram, q)
+        else:
+            top = np.where(q > 1, delta / np.where(q > 1, q - 1, 1.0), np.inf)
+            level = bounded_least_squares(gram, q, top)
+        found.append(np.linalg.norm(theta - (slopes * level) @ samples))
+    return np.array(found)
+
+
+def compare_multipliers(shapes, batches, steps=1000):
+    rows = []
+    for m, d, n in shapes:
+        given = problems(m, d, n, max(batches))
+        every = trained(given, steps), given.x, given.y
+        for name, delta in (("nnls", None), ("lsq_linear", 1e-3)):
+            for count in batches:
+                part = [leaf[:count] for leaf in every]
+                few = [np.asarray(leaf[: min(count, ENOUGH)]) for leaf in every]
+                calls = {
+                    "gaunlearn": lambda p=part, d=delta: epsilons(*p, d),
+                    name: lambda f=few, d=delta: epsilons_by_scipy(*f, d),
+                }
+                taken = seconds(calls, 3)
+                own, right = np.asarray(calls["gaunlearn"]()), calls[name]()
+                apart = np.abs(own[: len(right)] - right) / right
+                each = taken["gaunlearn"] / count, taken[name] / len(right)
+                rows.append(
+                    {
+                        "m, d, n": f"{m}, {d}, {n}",
+                        "batch": count,
+                        "solver": name,
+                        "gaunlearn, us a problem": f"{1e6 * each[0]:.0f}",
+                        "SciPy, us a problem": f"{1e6 * each[1]:.0f}",
+                        "gaunlearn is faster by": f"{each[1] / each[0]:.1f}",
+                        "largest difference": f"{apart.max():.0e}",
+                    }
+                )
+    table("Multipliers of trained networks, kinks ignored", rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one shape, two batches")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    begin("solvers")
+    batches = (1, 100) if args.quick else (1, 10, 100, 1000)
+    compare_hard_margin(SHAPES[:1] if args.quick else SHAPES, batches)
+    networks = ((10, 1000, 100), (30, 1000, 100), (50, 10_000, 400))
+    compare_multipliers(networks[:1] if args.quick else networks, batches[:3])

@@ -1,0 +1,305 @@
+"""How much faster is it than what a user would write instead?
+
+    python benchmarks/speed.py [--quick]
+
+The same trials (train, retrain without a sample, ascend, judge) from the same samples and initial
+weights, by gaunlearn and by the peers in ``peers``: interleaved in one process, on the same
+threads. Each peer's epsilon, delta and tau are held against the rows of gaunlearn's Parquet.
+
+First table: triples a second where no two trials share anything, every network trained until
+epsilon_1 <= 1e-3. Weight space is timed on fewer steps where all would take too long, and
+multiplied; the check is then against a sweep of as many steps. gaunlearn is measured as a whole
+command, files and all; solving for the limit, it also reaches epsilon_1 <= 1e-6, which takes
+descent 10^6 steps. Second table: the step-size sweep, in which trials share trainings. Peers are
+put together from their measured parts: as a script that trains for every trial, and as one that
+trains each network once.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+import torch
+from common import begin, table, tell
+from peers import plain_jax, torch_batched, torch_loop
+from peers.explicit import Explicit, explicit
+from peers.trials import Samples, Triples
+
+import gaunlearn
+from gaunlearn.sweep.plan import families_of
+from gaunlearn.sweep.spec import load_spec
+
+PEERS = {
+    "PyTorch, one by one": torch_loop,
+    "PyTorch, batched": torch_batched,
+    "JAX, batched": plain_jax,
+}
+SPEC = """
+[sweep]
+seeds = {seeds}
+[data]
+kind = "gaussian_mixture"
+m = {m}
+d = {d}
+alpha = 0.1
+n_test = 0
+[model]
+kind = "two_layer_relu"
+n = {n}
+[train]
+max_steps = {steps}
+[forget]
+index = {forget}
+[unlearn]
+step_fraction = {fractions}
+[evaluate]
+kinks = "ignored"
+"""
+STEP_SIZE = 1.0  # the specification's default
+SHAPES = ((10, 1000, 100), (30, 1000, 100), (50, 10_000, 400), (10, 100_000, 100))
+# Seconds that a peer may train for in one measurement, and bytes of a batch's weights.
+PATIENCE, ROOM = 20.0, 1 << 30
+
+
+class Timed(NamedTuple):
+    """Seconds of a peer: a step of one network's training, and judging one trial."""
+
+    step: float
+    judge: float
+    triples: Triples
+
+    def trial(self, steps: int) -> float:
+        """A trial that shares nothing: two trainings."""
+        return 2 * steps * self.step + self.judge
+
+
+def sweep_of(folder: Path, overrides=(), **numbers):
+    """A sweep, and the file that it is in."""
+    path = folder / "spec.toml"
+    path.write_text(SPEC.format(**{"forget": 0, "fractions": 1.0} | numbers))
+    return load_spec(path, overrides)
+
+
+def rows_of(folder: Path, name: str, overrides=(), **numbers) -> pd.DataFrame:
+    """What gaunlearn says of a sweep: rows by seed, forgotten sample and step fraction."""
+    sweep_of(folder, **numbers)
+    run = gaunlearn.run(folder / "spec.toml", folder / name, overrides=overrides, fresh=True)
+    return run.to_pandas().sort_values(["seed", "forget_index", "step_fraction"])
+
+
+def steps_needed(folder: Path, **shape) -> int:
+    """Steps after which all of some networks have epsilon_1 <= 1e-3."""
+    overrides = ["train.target_epsilon=1e-3"]
+    rows = rows_of(folder, "needed", overrides, seeds=8, steps=100_000, **shape)
+    return int(rows["steps"].max())
+
+
+def samples_of(given: Explicit, count: int, forget: int) -> Samples:
+    return Samples(given.x[:count], given.y[:count], np.full(count, forget))
+
+
+class Peer:
+    """One peer on the first ``count`` problems, each of which forgets sample 0."""
+
+    def __init__(self, module, given: Explicit, count: int, steps: int, fractions) -> None:
+        self.module, self.given, self.count = module, given, count
+        self.steps, self.fractions = steps, fractions
+
+    def train(self, forget: int, start: int):
+        samples = samples_of(self.given, self.count, forget)
+        first = self.given.weights[: self.count, start]
+        return self.module.train(samples, first, self.given.u, self.steps, STEP_SIZE)
+
+    def measure(self) -> Timed:
+        """One training and retraining of each, and their judgement."""
+        began = time.perf_counter()
+        w, v = self.train(-1, 0), self.train(0, 1)
+        trained = time.perf_counter()
+        samples = samples_of(self.given, self.count, 0)
+        triples = self.module.judge(samples, w, v, self.given.u, self.fractions)
+        ended = time.perf_counter()
+        return Timed(
+            (trained - began) / (2 * self.steps * self.count),
+            (ended - trained) / (self.count * len(self.fractions)),
+            triples,
+        )
+
+
+def width_of(shape: dict[str, int]) -> int:
+    """How many networks a batched peer trains side by side: some copies of their weights fit."""
+    return max(1, min(64, ROOM // (4 * 8 * shape["n"] * shape["d"])))
+
+
+def peers_of(given: Explicit, shape, steps: int, fractions) -> dict[str, Peer]:
+    """Peers with as many steps as they have the patience for."""
+    found = {}
+    for name, module in PEERS.items():
+        count = 1 if module is torch_loop else width_of(shape)
+        probe = Peer(module, given, count, 2, fractions)
+        probe.train(-1, 0)
+        began = time.perf_counter()
+        probe.train(-1, 0)
+        step = (time.perf_counter() - began) / 2
+        affordable = int(PATIENCE / (2 * step)) // 10 * 10
+        found[name] = Peer(module, given, count, max(10, min(steps, affordable)), fractions)
+    return found
+
+
+def error_of(triples: Triples, rows: pd.DataFrame) -> str:
+    """The largest error of a peer's numbers, relative to 1 + their size."""
+    worst = []
+    for name, values in zip(("epsilon", "delta", "tau_retrain"), triples[:3], strict=True):
+        wanted = rows[name].to_numpy()[: values.size].reshape(values.shape)
+        worst.append(np.max(np.abs(values - wanted) / (1 + np.abs(wanted))))
+    return ", ".join(f"{error:.0e}" for error in worst)
+
+
+def spread(values) -> str:
+    """Median, least and largest."""
+    return f"{np.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def compare_shapes(shapes, repeats: int) -> None:
+    """Triples a second of trials that share nothing."""
+    rows = []
+    for m, d, n in shapes:
+        shape = {"m": m, "d": d, "n": n}
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            steps = steps_needed(folder, **shape)
+            seeds = 4 * width_of(shape) if d <= 1000 else 16
+            count = min(seeds, width_of(shape))
+            sweep = sweep_of(folder, seeds=count, steps=steps, **shape)
+            given = explicit(sweep, list(families_of(sweep)))
+            peers = peers_of(given, shape, steps, (1.0,))
+            ways = {"gaunlearn, descent": (), "gaunlearn, limit": ("train.end='limit'",)}
+
+            def whole(overrides, numbers=shape | {"seeds": seeds, "steps": steps}, at=folder):
+                rows_of(at, "run", overrides, **numbers)
+
+            for overrides in ways.values():
+                whole(overrides)
+            for peer in peers.values():
+                peer.measure()
+            own = {name: [] for name in ways}
+            timed = {name: [] for name in peers}
+            for _ in range(repeats):
+                for name, overrides in ways.items():
+                    began = time.perf_counter()
+                    whole(overrides)
+                    own[name].append((time.perf_counter() - began) / seeds)
+                for name, peer in peers.items():
+                    timed[name].append(peer.measure())
+            fastest = float(np.median(own["gaunlearn, descent"]))
+            for name, overrides in ways.items():
+                reached = rows_of(folder, "run", overrides, seeds=seeds, steps=steps, **shape)
+                rows.append(
+                    {
+                        "m, d, n": f"{m}, {d}, {n}",
+                        "what": name,
+                        "steps": steps,
+                        "epsilon_1 (median)": f"{reached['epsilon_train'].median():.0e}",
+                        "ms a triple": spread([1e3 * each for each in own[name]]),
+                        "gaunlearn is faster by": "",
+                        "measured on": f"{seeds} trials",
+                        "error of epsilon, delta, tau": "",
+                    }
+                )
+            for name, measured in timed.items():
+                peer = peers[name]
+                checked = rows_of(folder, "check", seeds=count, steps=peer.steps, **shape)
+                each = [timing.trial(steps) for timing in measured]
+                rows.append(
+                    {
+                        "m, d, n": f"{m}, {d}, {n}",
+                        "what": name,
+                        "steps": steps,
+                        "epsilon_1 (median)": "as descent",
+                        "ms a triple": spread([1e3 * seconds for seconds in each]),
+                        "gaunlearn is faster by": f"{np.median(each) / fastest:.0f}",
+                        "measured on": f"{peer.count} trials, {peer.steps} steps",
+                        "error of epsilon, delta, tau": error_of(measured[0].triples, checked),
+                    }
+                )
+    table("Triples that share nothing, every network to epsilon_1 <= 1e-3", rows)
+
+
+SWEEP = {"m": 10, "d": 1000, "n": 100}
+SWEEP_STEPS, FRACTIONS = 5000, tuple(np.linspace(0, 2, 41).tolist())
+ALL_SAMPLES = list(range(10))
+
+
+def compare_sweep(seeds: int, repeats: int) -> None:
+    """The mixture of the step-size sweep: a training, 10 retrainings, and 410 trials a seed."""
+    per_seed = len(ALL_SAMPLES) * len(FRACTIONS)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        numbers = SWEEP | {"steps": SWEEP_STEPS, "fractions": list(FRACTIONS)}
+        sweep = sweep_of(folder, seeds=width_of(SWEEP), **numbers)
+        given = explicit(sweep, list(families_of(sweep)))
+        peers = peers_of(given, SWEEP, SWEEP_STEPS, FRACTIONS)
+        ways = {
+            "gaunlearn, as shipped": ("evaluate.kinks='handled'",),
+            "gaunlearn, kinks ignored": (),
+        }
+
+        def whole(overrides):
+            rows_of(folder, "run", overrides, seeds=seeds, forget=ALL_SAMPLES, **numbers)
+
+        for overrides in ways.values():
+            whole(overrides)
+        for peer in peers.values():
+            peer.measure()
+        own = {name: [] for name in ways}
+        timed = {name: [] for name in peers}
+        for _ in range(repeats):
+            for name, overrides in ways.items():
+                began = time.perf_counter()
+                whole(overrides)
+                own[name].append((time.perf_counter() - began) / (seeds * per_seed))
+            for name, peer in peers.items():
+                timed[name].append(peer.measure())
+        fastest = float(np.median(own["gaunlearn, as shipped"]))
+        rows = [
+            {
+                "what": name,
+                "ms a triple": spread([1e3 * each for each in taken]),
+                "gaunlearn is faster by": "",
+                "measured on": f"{seeds * per_seed} trials",
+                "error of epsilon, delta, tau": "",
+            }
+            for name, taken in own.items()
+        ]
+        trainings = (1 + len(ALL_SAMPLES)) * SWEEP_STEPS / per_seed
+        for name, measured in timed.items():
+            peer = peers[name]
+            short = numbers | {"steps": peer.steps}
+            checked = rows_of(folder, "check", seeds=peer.count, **short)
+            for how, steps in (("every trial trains", 2 * SWEEP_STEPS), ("shared", trainings)):
+                each = [steps * timing.step + timing.judge for timing in measured]
+                rows.append(
+                    {
+                        "what": f"{name}, {how}",
+                        "ms a triple": spread([1e3 * taken for taken in each]),
+                        "gaunlearn is faster by": f"{np.median(each) / fastest:.1f}",
+                        "measured on": f"{peer.count} networks, {peer.steps} steps",
+                        "error of epsilon, delta, tau": error_of(measured[0].triples, checked),
+                    }
+                )
+    table("The step-size sweep, mixture: 410 trials of one training and 10 retrainings", rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two shapes, fewer seeds, once")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    begin("speed")
+    tell(f"PyTorch uses {torch.get_num_threads()} threads")
+    compare_sweep(1 if args.quick else 8, 1 if args.quick else 3)
+    compare_shapes(SHAPES[:2] if args.quick else SHAPES, 1 if args.quick else 3)
