@@ -156,7 +156,7 @@ def test_data_conditions_by_hand():
 
 @pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
 @pytest.mark.parametrize(
-    "data", ['kind = "gaussian_mixture"\nalpha = 0.1', 'kind = "isotropic"']
+    "data", ['kind = "gaussian_mixture"\nalpha = 0.1\nn_test = 0', 'kind = "isotropic"']
 )
 def test_bound_holds_wherever_it_is_stated(tmp_path, model, data):
     """On every trial without sign flips, for every step fraction; and it is stated somewhere."""
@@ -388,6 +388,7 @@ def test_training_stops_at_a_target_epsilon(tmp_path):
         m = 6
         d = 300
         alpha = 0.1
+        n_test = 0
         [model]
         kind = "two_layer_relu"
         n = 30

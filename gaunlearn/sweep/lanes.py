@@ -18,6 +18,7 @@ from jaxtyping import Int
 from gaunlearn.sweep.traced import traced
 
 __all__ = [
+    "batch_of",
     "forget_capacities",
     "map_lanes",
     "pad_to_capacity",
@@ -156,6 +157,20 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     return take(tree, source)
 
 
+def batch_of(count: int, capacity: int, least: int, most: int) -> int:
+    """How many lanes to work on side by side, a divisor of the capacity.
+
+    Args:
+        count: lanes that there are.
+        least: so many, even if that is all of them.
+        most: what fits.
+    """
+    # Most of a small capacity may be room.
+    filled = capacity if capacity > _SMALL_CAPACITY else count
+    batch = max(1, min(most, max(least, filled // _BATCHES)))
+    return min(capacity, 1 << (batch.bit_length() - 1))  # capacities are powers of two
+
+
 def forget_capacities() -> None:
     """Compile for what is needed from here on; larger programs may not have fitted into memory."""
     _capacities.clear()
@@ -215,11 +230,7 @@ def run_lanes(
     count = jax.tree.leaves(lanes)[0].shape[0]
     share = -(-count // len(devices))
     capacity = _capacity((stage, static, pairs, devices), share, _SMALL_PAIRS // pairs)
-    least = -(-_LEAST_PAIRS // pairs)
-    # Most of a small capacity may be room.
-    filled = capacity if capacity > _SMALL_CAPACITY else share
-    batch = max(1, min(batch_pairs // pairs, max(least, filled // _BATCHES)))
-    batch = min(capacity, 1 << (batch.bit_length() - 1))  # capacities are powers of two
+    batch = batch_of(share, capacity, -(-_LEAST_PAIRS // pairs), batch_pairs // pairs)
     # Dealt one by one: lanes that take long come first, and every device gets its share of them.
     place, device = np.divmod(np.arange(count), len(devices))
     places = device * capacity + place

@@ -21,7 +21,7 @@ from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
-from gaunlearn.sweep.lanes import map_lanes, pad_to_capacity
+from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
     BundledData,
@@ -39,8 +39,10 @@ from gaunlearn.types import Coordinates, Dataset, Problem
 
 __all__ = ["build_problems", "data_size", "model_of", "size_of"]
 
-# Entries of W(0) that are drawn at a time, in all its initialisations: 32 MB.
+# Entries of samples and of W(0), in all its initialisations, that are drawn at a time: 32 MB; and
+# how many cost less than the operations that draw them.
 _ENTRIES_PER_BATCH = 4_000_000
+_LEAST_ENTRIES = 10_000
 
 
 def model_of(section: Any) -> Model:
@@ -221,10 +223,11 @@ def _build_synthetic(
     numbers = pad_to_capacity(
         jax.tree.map(lambda *leaves: np.stack(leaves), *lanes), ("problems", model_of(model), room)
     )
-    capacity = len(numbers.m)
-    entries = INITIALISATIONS * room.neurons * (room.span + room.fresh_axes)
-    batch = max(1, min(capacity, _ENTRIES_PER_BATCH // entries))
-    batch = 1 << (batch.bit_length() - 1)  # a divisor of the capacity
+    axes = room.span + room.fresh_axes
+    entries = (INITIALISATIONS * room.neurons + room.samples + first.n_test) * axes
+    batch = batch_of(
+        count, len(numbers.m), _LEAST_ENTRIES // entries, _ENTRIES_PER_BATCH // entries
+    )
     made = _sampled(
         first.law, model_of(model), first.n_test, room, batch, numbers, jnp.asarray(count)
     )
