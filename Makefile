@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 SPEC ?= sweeps/step_size.toml
 
 .PHONY: run test browser-test lint types doctor bench bench-full gallery clean
@@ -35,8 +36,10 @@ types: $(STAMP)
 doctor: $(STAMP)
 	$(BIN)/gaunlearn doctor
 
-# Tables on the terminal; docs/measurements.md holds those of a full run.
-bench: $(STAMP)
+# Tables on the terminal and in results/bench/; docs/measurements.md holds those of full runs.
+bench: $(PEERS)
+	$(BIN)/python benchmarks/speed.py --quick
+	$(BIN)/python benchmarks/solvers.py --quick
 	$(BIN)/python benchmarks/reduction.py --quick
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
@@ -44,7 +47,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/border.py --quick
 	$(BIN)/python benchmarks/cluster.py --quick
 
-bench-full: $(STAMP)
+bench-full: $(PEERS)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/reduction.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/engine.py
@@ -68,4 +73,9 @@ $(STAMP): pyproject.toml
 	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } || \
 	  { echo 'cannot make a virtual environment: install python3-venv or python3-pip'; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# What benchmarks compare with.
+$(PEERS): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

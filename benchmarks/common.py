@@ -21,6 +21,7 @@ from gaunlearn.data.distributions import draw, initial_weights, law_of
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
+from gaunlearn.sweep.machine import keep_compiled
 from gaunlearn.sweep.provenance import commit_of_code
 from gaunlearn.training import TrainingConfig
 
@@ -77,7 +78,10 @@ _kept: dict[str, Any] = {"name": "", "tables": []}
 
 
 def begin(name: str) -> None:
-    """Say where the figures come from, and keep all tables under a name from here on."""
+    """Say where the figures come from, and keep all tables under a name from here on. Compiling is
+    in none of them: its results are kept between benchmarks too.
+    """
+    keep_compiled()
     versions = {"jax": jax.__version__, "Python": platform.python_version()}
     for library in LIBRARIES:
         if library in sys.modules:

@@ -57,6 +57,6 @@ def explicit(sweep: Sweep, families: Sequence[Family]) -> Explicit:
         normal /= np.linalg.norm(normal)
         x.append(_lifted(problems.x[place], normal))
         weights.append(_lifted(problems.initial_weights[place], normal))
-    return Explicit(
-        np.stack(x), np.asarray(problems.y), np.asarray(problems.u[0]), np.stack(weights)
-    )
+    # PyTorch wants arrays that it may write to.
+    y, u = np.array(problems.y), np.array(problems.u[0])
+    return Explicit(np.stack(x), y, u, np.stack(weights))

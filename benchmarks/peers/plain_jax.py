@@ -30,7 +30,7 @@ def _train(x, y, keep, start, u, steps, step_size):
 
 def train(samples: Samples, start: Array, u: Array, steps: int, step_size: float) -> Array:
     """See ``trials.NetworkPeer``."""
-    return np.asarray(_train(samples.x, samples.y, samples.keep, start, u, steps, step_size))
+    return np.array(_train(samples.x, samples.y, samples.keep, start, u, steps, step_size))
 
 
 @jax.jit
