@@ -123,15 +123,18 @@ def _ceiling(
 
 
 def _alike(
-    signed: Float[Array, "m r"], slope: Float[Array, "n m"], kink: Bool[Array, "n m"]
+    model: Model,
+    signed: Float[Array, "m r"],
+    slope: Float[Array, "n m"],
+    kink: Bool[Array, "n m"],
 ) -> Float[Array, "m m"]:
     """Averages over samples that have the same gradients: copies of one sample, among which the
     multipliers could be shared out in any way. Without copies the identity, and exactly that.
     """
     rounding = jnp.finfo(signed.dtype).eps
 
-    def agree(pairs):
-        count = pairs.astype(signed.dtype)
+    def agree(pattern):
+        count = pattern.astype(signed.dtype)
         return count.T @ count == jnp.maximum(count.sum(0)[:, None], count.sum(0))
 
     # Products tell samples apart to sqrt(rounding), one blindly chosen direction to rounding.
@@ -141,7 +144,8 @@ def _alike(
     along, reach = signed @ blind, jnp.linalg.norm(blind) * jnp.sqrt(squares)
     same = apart <= _COPY_UNITS * rounding * squares
     same &= jnp.abs(along[:, None] - along) <= _COPY_UNITS * rounding * reach
-    same &= agree(slope > 0) & agree(kink)
+    for pattern in (slope > 0, slope > model.leak, kink) if model.leak else (slope > 0, kink):
+        same &= agree(pattern)
     same = (same & same.T) | jnp.eye(len(squares), dtype=bool)
     return same / same.sum(0)
 
@@ -178,7 +182,7 @@ def _multipliers(
             gram, targets, u**2, slope, kink, squared_norm, model.leak, needed, ceiling
         )
 
-    alike = _alike(signed, slope, kink)
+    alike = _alike(model, signed, slope, kink)
 
     def shared_out(point):
         return point._replace(

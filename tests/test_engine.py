@@ -18,7 +18,13 @@ import gaunlearn
 from gaunlearn.cli import main
 from gaunlearn.sweep import machine, plan, worker
 from gaunlearn.sweep.expressions import parse
-from gaunlearn.sweep.lanes import forget_capacities, map_lanes, pad_to_capacity, run_in_rounds
+from gaunlearn.sweep.lanes import (
+    forget_capacities,
+    map_lanes,
+    pad_to_capacity,
+    run_in_rounds,
+    run_lanes,
+)
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.shapes import COMPILATION_S, Size, choose_shapes, step_seconds
@@ -373,6 +379,18 @@ def test_memory_that_ran_short_shrinks_capacities():
     forget_capacities()
     assert len(pad_to_capacity(np.zeros((3, large)), "key")) == 4
     assert len(pad_to_capacity(np.zeros((3, 1)), "another")) == 256, "room that costs nothing"
+
+
+def doubled(static, batch, lanes, count, common):
+    return map_lanes(lambda lane: 2 * lane, lanes, count, batch)
+
+
+@pytest.mark.parametrize(("size", "capacity"), [(1, 256), (1 << 22, 4), (1 << 30, 4)])
+def test_lanes_have_room_for_more_only_if_it_costs_nothing(size, capacity):
+    forget_capacities()
+    results, places = run_lanes(doubled, size, np.arange(3.0), (), size, 8, 8000)
+    assert len(results) == capacity * len(jax.local_devices())
+    assert np.asarray(results)[places].tolist() == [0.0, 2.0, 4.0]
 
 
 def test_output_that_nobody_reads_is_no_error_of_ours():

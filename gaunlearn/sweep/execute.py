@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
-from gaunlearn.models import without_room
+from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
 from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes, take
@@ -21,6 +21,7 @@ from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, model_of
 from gaunlearn.sweep.sections import Evaluation, Training
+from gaunlearn.sweep.shapes import lane_bytes
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane
 from gaunlearn.trial import ORIGINAL, Settings, Setup
 from gaunlearn.types import Problem
@@ -162,7 +163,9 @@ class _Work:
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
         self.problems = self.shared(problems, "problems")
-        self.pairs = self.program.room.neurons * self.program.room.samples
+        room, model = self.program.room, self.program.setup.model
+        self.pairs = room.neurons * room.samples
+        self.lane_bytes = lane_bytes(room, upper_columns(model, room.neurons))
         self.batch_pairs = batch_pairs
         self.report = report
         # Every forget set once; the first forgets nothing.
@@ -295,6 +298,7 @@ class _Work:
             self.program.setup,
             TrainLane(np.asarray(self.problem_of)[family], family, start, forget),
             common,
+            self.lane_bytes,
             self.pairs,
             self.batch_pairs,
         )
@@ -363,6 +367,7 @@ class _Work:
                 ),
             ),
             (self.problems, models, orders),
+            self.lane_bytes,
             weight,
             self.batch_pairs,
         )
@@ -373,7 +378,13 @@ class _Work:
         sets = sets._replace(original=places[sets.original], reference=places[sets.reference])
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
         columns, compared_places = run_lanes(
-            stages.compare, setup, (sets, settings), common, self.pairs, self.batch_pairs
+            stages.compare,
+            setup,
+            (sets, settings),
+            common,
+            self.lane_bytes,
+            self.pairs,
+            self.batch_pairs,
         )
 
         # From here on a lane for each trial.
@@ -404,6 +415,7 @@ class _Work:
                 np.asarray([name == "ascent" for name in names]),
             ),
             (*common, unlearned),
+            self.lane_bytes,
             weight,
             self.batch_pairs,
         )
@@ -442,6 +454,7 @@ class _Work:
                 (setup, method),
                 take(lanes, chosen),
                 common,
+                self.lane_bytes,
                 self.pairs,
                 self.batch_pairs,
             )

@@ -33,11 +33,10 @@ _BATCHES = 8
 _LEAST_PAIRS = 8192
 # When so few of a batch's places are needed, a narrower batch takes over.
 _NARROW = 4
-# Room for so many entries costs nothing if they are small: pairs of lanes, bytes of what they
-# share. Sweeps that differ in how much there is of anything then share their programs.
+# Room for so many entries costs nothing, if all of them take no more bytes. Sweeps that differ in
+# how much there is of anything then share their programs.
 _SMALL_CAPACITY = 256
-_SMALL_PAIRS = 1 << 20
-_SMALL_BYTES = 1 << 22
+_SMALL_BYTES = 1 << 24
 
 
 def take(tree: Any, places: Any) -> Any:
@@ -130,11 +129,14 @@ Stage = Callable[..., Any]
 _capacities: dict[Any, set[int]] = {}
 
 
-def _capacity(key: Any, count: int, cheap: int) -> int:
+def _capacity(key: Any, count: int, size: int) -> int:
     """The smallest capacity that programs of ``key`` were compiled for and that is enough; else
-    the next power of two, and no less than what is ``cheap``, up to some.
+    the next power of two, and no less than what costs nothing.
+
+    Args:
+        size: bytes of an entry.
     """
-    count = max(count, min(cheap, _SMALL_CAPACITY))
+    count = max(count, min(_SMALL_BYTES // max(1, size), _SMALL_CAPACITY))
     known = _capacities.setdefault(key, set())
     enough = [capacity for capacity in known if capacity >= count]
     if not enough:
@@ -152,8 +154,8 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     """
     leaves = jax.tree.leaves(tree)
     count = leaves[0].shape[0]
-    cheap = _SMALL_BYTES * count // max(1, sum(leaf.nbytes for leaf in leaves))
-    source = np.minimum(np.arange(_capacity(key, count, cheap)), count - 1)
+    size = sum(leaf.nbytes for leaf in leaves) // count
+    source = np.minimum(np.arange(_capacity(key, count, size)), count - 1)
     return take(tree, source)
 
 
@@ -212,7 +214,7 @@ def _compiled(
 
 
 def run_lanes(
-    stage: Stage, static: Any, lanes: Any, common: Any, pairs: int, batch_pairs: int
+    stage: Stage, static: Any, lanes: Any, common: Any, size: int, pairs: int, batch_pairs: int
 ) -> tuple[Any, np.ndarray]:
     """Run ``stage(static, batch, lanes, count, common)`` on every device's share of the lanes.
 
@@ -220,6 +222,7 @@ def run_lanes(
         static: hashable; part of the compiled program.
         lanes: NumPy arrays, stacked along the first axis.
         common: what lanes share, the same on all devices.
+        size: bytes that one lane's results take.
         pairs: (neuron, sample) pairs that one lane works on at a time.
         batch_pairs: how many a batch may work on.
 
@@ -229,7 +232,7 @@ def run_lanes(
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
     share = -(-count // len(devices))
-    capacity = _capacity((stage, static, pairs, devices), share, _SMALL_PAIRS // pairs)
+    capacity = _capacity((stage, static, pairs, devices), share, size)
     batch = batch_of(share, capacity, -(-_LEAST_PAIRS // pairs), batch_pairs // pairs)
     # Dealt one by one: lanes that take long come first, and every device gets its share of them.
     place, device = np.divmod(np.arange(count), len(devices))
