@@ -1,4 +1,6 @@
-"""PyTorch, all networks side by side: torch.func's vmap and functional_call, compiled."""
+"""PyTorch, all networks side by side: torch.func's vmap and functional_call."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,54 +10,49 @@ from torch.func import functional_call, grad, vmap
 from .torch_loop import log_loss
 from .trials import Array, Samples, Triples, multipliers
 
-__all__ = ["judge", "train"]
+__all__ = ["descend", "judge", "step", "train"]
 
 
 class _Network(nn.Module):
-    def __init__(self, w: Tensor, u: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.w = nn.Parameter(w)
-        self.register_buffer("u", u)
+        self.w = nn.Parameter(torch.empty(0, dtype=torch.float64))
+        self.register_buffer("u", torch.empty(0, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x @ self.w.T) @ self.u
 
 
-def _stepper(network: _Network, step_size: float):
-    """(weights (t, n, d), x, y, keep) -> weights after one step."""
-    buffers = dict(network.named_buffers())
+_NETWORK = _Network()
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
+
+def step(w: Tensor, x: Tensor, y: Tensor, keep: Tensor, u: Tensor, step_size: float) -> Tensor:
+    """Weights (t, n, d) after one step on the samples in ``keep``."""
 
     def loss(w: Tensor, x: Tensor, y: Tensor, keep: Tensor) -> Tensor:
-        q = y * functional_call(network, ({"w": w}, buffers), (x,))
+        q = y * functional_call(_NETWORK, {"w": w, "u": u}, (x,))
         return log_loss(torch.where(keep, q, torch.inf))
 
-    gradients = vmap(grad(loss))
-
-    def step(w: Tensor, x: Tensor, y: Tensor, keep: Tensor) -> Tensor:
-        return w - step_size * gradients(w, x, y, keep)
-
-    return step
+    return w - step_size * vmap(grad(loss))(w, x, y, keep)
 
 
-def train(
-    samples: Samples,
-    start: Array,
-    u: Array,
-    steps: int,
-    step_size: float,
-    compiled: bool = False,
+def descend(
+    step: Step, samples: Samples, start: Array, u: Array, steps: int, step_size: float
 ) -> Array:
-    """See ``trials.NetworkPeer``."""
-    network = _Network(torch.from_numpy(start[0]), torch.from_numpy(u))
-    step = _stepper(network, step_size)
-    if compiled:
-        step = torch.compile(step)
-    w = torch.from_numpy(start)
-    data = tuple(torch.from_numpy(leaf) for leaf in (samples.x, samples.y, samples.keep))
+    """Weights after some steps, however one is computed."""
+    w, x, y, keep, out = (
+        torch.from_numpy(leaf) for leaf in (start, samples.x, samples.y, samples.keep, u)
+    )
     with torch.no_grad():
         for _ in range(steps):
-            w = step(w, *data)
+            w = step(w, x, y, keep, out, step_size)
     return w.numpy()
+
+
+def train(samples: Samples, start: Array, u: Array, steps: int, step_size: float) -> Array:
+    """See ``trials.NetworkPeer``."""
+    return descend(step, samples, start, u, steps, step_size)
 
 
 def _certificates(
