@@ -195,26 +195,30 @@ def _multipliers(
     def residual_of(coefficients):
         return theta - (u[:, None] * coefficients) @ signed
 
-    def solve_on(best, allowed):
-        """Multipliers that are 0 outside ``allowed``, if their residual is no larger but for
-        rounding; else ``best``, the ones found so far. The first call's are always taken.
-        """
-        outside = jnp.any((best.multipliers > 0) & ~allowed)
-        reached = jnp.linalg.norm(residual_of(best.coefficients))
-        norm = jnp.sqrt(squared_norm)
-        first = best.rounds == 0
-        needed = first | (outside & (reached <= jnp.sqrt(rounding) * norm))
-        needed &= separated
-        found = solve(jnp.where(allowed, slope, 0.0), kink & allowed, needed)
-        allowance = jnp.maximum(reached, _EXACT_UNITS * rounding * norm)
-        good = needed & (jnp.linalg.norm(residual_of(found.coefficients)) <= allowance)
-        return jax.tree.map(lambda a, b: jnp.where(first | good, a, b), found, best), None
-
     support = retain & (margins <= 1 + jnp.sqrt(rounding))
+    norm = jnp.sqrt(squared_norm)
+
+    def solve_on(state):
+        """The multipliers on all samples; then those that are 0 outside the support, if their
+        residual is no larger but for rounding.
+        """
+        count, best, reached, _ = state
+        first = count == 0
+        allowed = first | support
+        found = solve(jnp.where(allowed, slope, 0.0), kink & allowed, separated)
+        residual = jnp.linalg.norm(residual_of(found.coefficients))
+        good = first | (residual <= jnp.maximum(reached, _EXACT_UNITS * rounding * norm))
+        best = jax.tree.map(lambda a, b: jnp.where(good, a, b), found, best)
+        outside = jnp.any((best.multipliers > 0) & ~support)
+        again = first & outside & (residual <= jnp.sqrt(rounding) * norm)
+        return count + 1, best, residual, again
+
     nothing = ConePoint(
         jnp.zeros_like(margins), jnp.zeros_like(slope), jnp.zeros_like(squared_norm), jnp.asarray(0)
     )
-    solution, _ = jax.lax.scan(solve_on, nothing, jnp.stack([retain, support]))
+    _, solution, *_ = jax.lax.while_loop(
+        lambda state: state[3], solve_on, (0, nothing, jnp.zeros_like(squared_norm), separated)
+    )
     return shared_out(solution)
 
 

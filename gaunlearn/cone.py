@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 __all__ = [
     "ConePoint",
     "Operator",
+    "Start",
     "descend_on_face",
     "gershgorin",
     "inner",
@@ -42,6 +43,8 @@ __all__ = [
 # Measured on isotropic data and digits (m = 40): more gradient steps find the face sooner, more
 # conjugate-gradient iterations are wasted on a face that is not the last one.
 _GRADIENT_STEPS = 8
+# Relative change in a gradient step after which one more is the last.
+_LITTLE = 1e-4
 _FIRST_ITERATIONS = 15
 _MAX_ROUNDS = 200
 _MAX_ROUNDS_IN_DOUBT = 40
@@ -77,6 +80,21 @@ class ConePoint(NamedTuple):
     rounds: Int[Array, ""]
 
 
+class Start(NamedTuple):
+    """Where to begin, and what is known of it.
+
+    Attributes:
+        multipliers, coefficients: a member of the cone.
+        is_solution: whether it solves the problem to rounding, if its gap is one of rounding.
+        is_unique: whether the problem has one solution only.
+    """
+
+    multipliers: Float[Array, " m"]
+    coefficients: Float[Array, "n m"]
+    is_solution: Bool[Array, ""]
+    is_unique: Bool[Array, ""]
+
+
 def inner(weights: Float[Array, " n"], a: Float[Array, "n m"], b: Float[Array, "n m"]) -> Array:
     """<a, b> = sum_ji w_j a_ji b_ji."""
     return weights @ (a * b).sum(1)
@@ -101,6 +119,7 @@ def project_onto_cone(
     kink: Bool[Array, "n m"],
     leak: float = 0.0,
     ceiling: Float[Array, " m"] | None = None,
+    guess: Float[Array, " m"] | None = None,
 ) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
     """The nearest member of the cone in the norm sum_ji w_j a_ji^2, and its lambda.
 
@@ -109,15 +128,16 @@ def project_onto_cone(
         sum_smooth w s (s lambda - b) - sum_kink w (b - lambda)_+
                                       + sum_kink w leak (leak lambda - b)_+.
 
-    Without the last sum it is concave: Newton's method from the mean over the smooth pairs, which
-    lies left of the root, climbs to it in finitely many steps. With it, Newton's steps are kept
-    within a bracket that every step shrinks; the step on the piece with the root is exact. The
-    distance is convex in lambda, so that bounds only clip it.
+    Without the last sum it is concave: Newton's method comes to the left of the root in one step,
+    and climbs to it in finitely many. With it, Newton's steps are kept within a bracket that every
+    step shrinks; the step on the piece with the root is exact. The distance is convex in lambda, so
+    that bounds only clip it.
 
     Args:
         slope: of smooth pairs; 0 on kinks and wherever a pair is not to be used.
         leak: static; the least slope at a kink.
         ceiling: upper bounds on lambda, inf where there is none; None for none at all.
+        guess: lambda, about; None is the mean over the smooth pairs.
     """
     kink_weights = weights[:, None] * kink
     smooth_mass = weights @ slope**2
@@ -129,12 +149,11 @@ def project_onto_cone(
         ratio((kink_weights * point).sum(0), kink_weights.sum(0)),
     )
 
-    def climb(state):
-        level, _ = state
+    def newton(level):
+        """Left of the root, or the root itself."""
         above = kink_weights * (point > level)
         mass = smooth_mass + above.sum(0)
-        mean = (smooth_sum + (above * point).sum(0)) / jnp.where(mass > 0, mass, 1.0)
-        return jnp.where(mass > 0, jnp.maximum(mean, level), level), level
+        return jnp.where(mass > 0, ratio(smooth_sum + (above * point).sum(0), mass), start)
 
     def bracketed(state):
         level, low, high, _, count = state
@@ -149,19 +168,23 @@ def project_onto_cone(
         return jnp.where(inside, newton, 0.5 * (low + high)), low, high, level, count + 1
 
     if leak == 0:
+        first = start if guess is None else newton(guess)
         level, _ = jax.lax.while_loop(
-            lambda state: jnp.any(state[0] > state[1]), climb, climb((start, start))
+            lambda state: jnp.any(state[0] > state[1]),
+            lambda state: (jnp.maximum(newton(state[0]), state[0]), state[0]),
+            (first, jnp.full_like(first, -jnp.inf)),
         )
     else:
         high = jnp.maximum(jnp.max(jnp.where(kink, point, -jnp.inf), 0), start).clip(min=0)
         # At a breakpoint, Newton's steps from both sides may differ by rounding for ever.
         noise = 4 * jnp.finfo(point.dtype).eps * high
+        first = (start if guess is None else guess).clip(0, high)
         level, *_ = jax.lax.while_loop(
             lambda state: (
                 jnp.any(jnp.abs(state[0] - state[3]) > noise) & (state[4] < _MAX_BISECTIONS)
             ),
             bracketed,
-            bracketed((start.clip(0, high), jnp.zeros_like(high), high, high, 0)),
+            bracketed((first, jnp.zeros_like(high), high, high, 0)),
         )
     multipliers = jnp.clip(level, 0.0, ceiling)
     free = jnp.clip(point, leak * multipliers, multipliers)
@@ -250,6 +273,7 @@ def minimise_over_cone(
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
     ceiling: Float[Array, " m"] | None = None,
+    start: Start | None = None,
 ) -> ConePoint:
     """Minimise <c, A c> / 2 - <T, c> over the cone at the head of this file.
 
@@ -268,6 +292,7 @@ def minimise_over_cone(
         leak: static.
         needed: if false, nothing is computed and all is 0.
         ceiling: upper bounds on lambda, at least 0, inf where there is none; None for none at all.
+        start: where to begin; None is at 0, of which nothing is known.
     """
     m = targets.shape[1]
     rounding = jnp.finfo(targets.dtype).eps
@@ -280,29 +305,35 @@ def minimise_over_cone(
     def objective(c, grad):
         return 0.5 * inner(weights, c, grad - targets)
 
-    def project(c):
-        return project_onto_cone(c, weights, slope, kink, leak, ceiling)
+    def project(c, guess):
+        return project_onto_cone(c, weights, slope, kink, leak, ceiling, guess)
 
     def at_ceiling(multipliers):
         return jnp.zeros(m, bool) if ceiling is None else multipliers >= ceiling
 
-    def gradient_steps(c):
-        """Projected gradient with Nesterov momentum, restarted when momentum points uphill; the
-        last step has none.
+    def gradient_steps(c, multipliers):
+        """Projected gradient with Nesterov momentum, restarted when momentum points uphill, until
+        it hardly moves or for some steps; the last step has none.
         """
 
-        def step(number, state):
-            old, ahead, momentum, _ = state
-            ahead = jnp.where(number == _GRADIENT_STEPS, old, ahead)
-            new, multipliers = project(ahead - gradient(ahead) / curvature)
+        def step(state):
+            number, old, ahead, momentum, multipliers, last = state
+            ahead = jnp.where(last, old, ahead)
+            new, multipliers = project(ahead - gradient(ahead) / curvature, multipliers)
+            change = new - old
             next_momentum = 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
-            uphill = inner(weights, ahead - new, new - old) > 0
+            uphill = inner(weights, ahead - new, change) > 0
             next_momentum = jnp.where(uphill, 1.0, next_momentum)
             push = jnp.where(uphill, 0.0, (momentum - 1) / next_momentum)
-            return new, new + push * (new - old), next_momentum, multipliers
+            little = inner(weights, change, change) <= _LITTLE**2 * inner(weights, new, new)
+            number = jnp.where(last, _GRADIENT_STEPS, number) + 1
+            last = little | (number == _GRADIENT_STEPS)
+            return number, new, new + push * change, next_momentum, multipliers, last
 
-        start = c, c, jnp.ones((), c.dtype), jnp.zeros(m, c.dtype)
-        c, _, _, multipliers = jax.lax.fori_loop(0, _GRADIENT_STEPS + 1, step, start)
+        start = 0, c, c, jnp.ones((), c.dtype), multipliers, jnp.asarray(False)
+        _, c, _, _, multipliers, _ = jax.lax.while_loop(
+            lambda state: state[0] <= _GRADIENT_STEPS, step, start
+        )
         return c, multipliers
 
     def minimise_on_face(c, multipliers, last_face):
@@ -343,7 +374,7 @@ def minimise_over_cone(
         # Further along the step and projected, many bounds are met at once.
         def shorten(state):
             _, _, share = state
-            ahead, _ = project(c + share * step)
+            ahead, _ = project(c + share * step, multipliers + share * multiplier_step)
             return ahead, objective(ahead, gradient(ahead)), share / _SHORTENING
 
         projected, value, _ = jax.lax.while_loop(
@@ -354,22 +385,24 @@ def minimise_over_cone(
         return jnp.where(value < to_beat, projected, truncated), face, settled
 
     def polish(c, multipliers, gap):
-        """The minimum on the final face once more, from 0: conjugate gradients then find the
-        solution of least norm, the same one wherever the rounds have ended. Where that leaves the
-        cone, its face is narrowed by what leaves. Taken if it is in the cone, and no worse.
+        """The minimum on the final face once more, where there may be others from 0: conjugate
+        gradients then find the solution of least norm, the same one wherever the rounds have ended.
+        Where that leaves the cone, its face is narrowed by what leaves. Taken if it is in the cone,
+        and no worse.
         """
 
         def narrow(state):
             positive, capped, at_top, free, _, _, _, count = state
             tied = slope + at_top + leak * (kink & ~at_top & ~free)
             fixed = jnp.zeros_like(c) if ceiling is None else tied * jnp.where(capped, ceiling, 0.0)
-            slope_down = -targets if ceiling is None else gradient(fixed)
             tied = jnp.where(positive & ~capped, tied, 0.0)
             free &= positive
-            new, level = descend_on_face(
-                slope_down, operator, curvature, weights, free, tied, goal, 4 * m + 50
+            level = jnp.where(from_here & positive & ~capped, multipliers, 0.0)
+            first = jnp.where(free, jnp.where(from_here, c, 0.0), tied * level + fixed)
+            step, level_step = descend_on_face(
+                gradient(first), operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
-            new = jnp.where(free, new, tied * level + fixed)
+            new, level = first + step, level + level_step
             too_high = jnp.zeros_like(capped)
             if ceiling is not None:
                 level = jnp.where(capped, ceiling, level)
@@ -385,7 +418,7 @@ def minimise_over_cone(
         at_top = kink & (c >= multipliers)
         free = kink & ~at_top & (c > leak * multipliers)
         *_, new, level, inside, _ = jax.lax.while_loop(
-            lambda state: needed & ~state[6] & (state[7] < _MAX_NARROWINGS),
+            lambda state: to_polish & ~state[6] & (state[7] < _MAX_NARROWINGS),
             narrow,
             (multipliers > 0, capped, at_top, free, c, multipliers, jnp.asarray(False), 0),
         )
@@ -398,10 +431,10 @@ def minimise_over_cone(
         )
 
     def one_round(state):
-        c, _, gap, _, _, face, rounds = state
-        c, multipliers = gradient_steps(c)
+        c, multipliers, gap, _, _, face, rounds = state
+        c, multipliers = gradient_steps(c, multipliers)
         c, face, settled = minimise_on_face(c, multipliers, face)
-        c, multipliers = project(c - gradient(c) / curvature)
+        c, multipliers = project(c - gradient(c) / curvature, multipliers)
         new_gap, doubt = assess(c, multipliers, gradient(c))
         doubt = doubt & ~settled & (rounds < _MAX_ROUNDS_IN_DOUBT)
         return c, multipliers, new_gap, gap, doubt, face, rounds + 1
@@ -416,19 +449,29 @@ def minimise_over_cone(
         stalled = (gap <= doubtful) & (gap > 0.5 * previous)
         return ((gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)) | doubt
 
-    infinite = jnp.asarray(jnp.inf, targets.dtype)
+    infinite, no = jnp.asarray(jnp.inf, targets.dtype), jnp.asarray(False)
+    if start is None:
+        zero = jnp.zeros_like(targets)
+        start, first_gap, doubt = Start(jnp.zeros(m, targets.dtype), zero, no, no), infinite, no
+    else:
+        first_gap, doubt = assess(
+            start.coefficients, start.multipliers, gradient(start.coefficients)
+        )
+        doubt = needed & doubt & ~start.is_solution
     coefficients, multipliers, gap, _, _, _, rounds = jax.lax.while_loop(
         unfinished,
         one_round,
         (
-            jnp.zeros_like(targets),
-            jnp.zeros(m, targets.dtype),
-            jnp.where(needed, infinite, 0.0),
+            jnp.where(needed, start.coefficients, 0.0),
+            jnp.where(needed, start.multipliers, 0.0),
+            jnp.where(needed, first_gap, 0.0),
             infinite,
-            jnp.asarray(False),
+            doubt,
             jnp.full(targets.shape, -1, jnp.int8),
             0,
         ),
     )
+    from_here = start.is_unique
+    to_polish = needed & ~((rounds == 0) & start.is_solution & start.is_unique)
     coefficients, multipliers, gap = polish(coefficients, multipliers, gap)
     return ConePoint(multipliers, coefficients, gap, jnp.asarray(rounds))

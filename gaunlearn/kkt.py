@@ -11,6 +11,8 @@ c_ji / lambda_i being the Clarke derivative of the activation (leak 0 for ReLU; 
 Clarke-KKT). ``solve_multipliers`` minimises ``||theta - G c||`` over this cone: epsilon is the
 minimum. Write w_j = u_j^2, K = (s_i . s_k) and T_ji = theta_j . s_i / u_j. Then half the squared
 residual is sum_j w_j (c_j K c_j / 2 - c_j . T_j) + ||theta||^2 / 2, which ``cone`` minimises.
+Without kinks it is a problem in lambda alone, which ``pivoting`` solves, unless gradients depend on
+each other linearly and there are many solutions.
 
 Only arrays come in here: normalising, snapping and choosing a tolerance are ``certificate``'s.
 """
@@ -22,12 +24,24 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.cone import ConePoint, Operator, gershgorin, inner, minimise_over_cone, ratio
+from gaunlearn.cone import (
+    ConePoint,
+    Operator,
+    Start,
+    gershgorin,
+    inner,
+    minimise_over_cone,
+    ratio,
+)
+from gaunlearn.dense import condition, inverse
+from gaunlearn.pivoting import minimise_in_box, regular
 
 __all__ = ["minimise_residual", "solve_multipliers"]
 
 # epsilon / ||theta|| below which a duality gap of rounding does not settle its digits.
 _SMALL_RESIDUAL = 1e-5
+# A matrix with a larger condition number may be singular, times the square root of rounding.
+_WELL_CONDITIONED = 0.1
 
 
 @partial(jax.jit, static_argnames="leak")
@@ -64,6 +78,19 @@ def solve_multipliers(
         residual smaller by more than gap * ||theta||^2.
     """
     used = ((slope > 0) | kink).any(0)
+    reduced = gram * (slope.T @ (weights[:, None] * slope))
+    both = jnp.stack([regular(gram, used), regular(reduced, used)])
+    well = condition(both, inverse(both)) * jnp.sqrt(jnp.finfo(gram.dtype).eps) < _WELL_CONDITIONED
+    smooth = ~jnp.any(kink)
+    limits = jnp.full_like(gram[0], jnp.inf) if ceiling is None else ceiling
+    direct = needed & smooth & well[1]
+    found = minimise_in_box(reduced, weights @ (slope * targets), used, limits, direct)
+    start = Start(
+        multipliers=found.solution,
+        coefficients=slope * found.solution,
+        is_solution=direct & found.ended,
+        is_unique=well[0] | direct,
+    )
     return minimise_residual(
         lambda a: a @ gram,
         gershgorin(gram, used),
@@ -75,6 +102,7 @@ def solve_multipliers(
         leak,
         needed,
         ceiling,
+        start,
     )
 
 
@@ -89,6 +117,7 @@ def minimise_residual(
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
     ceiling: Float[Array, " m"] | None = None,
+    start: Start | None = None,
 ) -> ConePoint:
     """``solve_multipliers`` for gradients of any structure.
 
@@ -97,6 +126,7 @@ def minimise_residual(
             coefficients multiply, in ``cone``'s inner product.
         curvature: an upper bound on its eigenvalues.
         targets: T, with <T, c> = <theta, sum c_ji g_ji>; 0 at kinks.
+        start: where to begin; None is at 0.
 
     Other arguments as of ``solve_multipliers``.
     """
@@ -148,4 +178,5 @@ def minimise_residual(
         leak,
         needed,
         ceiling,
+        start,
     )

@@ -1,0 +1,116 @@
+"""Bounded least squares in m variables, by block principal pivoting.
+
+Minimised is ``l H l / 2 - b l`` over 0 <= l <= ceiling with a positive semidefinite H. Every
+variable is free, at 0 or at its ceiling. The free ones solve a linear system; all that then lie
+outside their bounds, or want to leave them, change their state at once, or one at a time when that
+has not helped for a while (Júdice and Pires 1994, *A block principal pivoting algorithm for large-
+scale strictly monotone linear complementarity problems*; Kim and Park 2011, *Fast nonnegative
+matrix factorization*). Few steps as a rule, finitely many where H is nonsingular.
+
+The result is meant as a start whose optimality the caller checks: nothing is promised of it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from gaunlearn.dense import inverse
+
+__all__ = ["Pivoted", "minimise_in_box", "regular"]
+
+_MAX_PIVOTS = 60
+# Exchanges of all at once that need not help before they go one at a time.
+_CHANCES = 3
+# Values within so many units of rounding of their bounds are on them.
+_SLACK_UNITS = 100
+# Times the diagonal, in units of rounding: what keeps singular matrices positive.
+_JITTER_UNITS = 10
+_REFINEMENTS = 2
+
+
+class Pivoted(NamedTuple):
+    """A minimiser.
+
+    Attributes:
+        solution: l, within its bounds; 0 where it is not used.
+        ended: whether no variable wants to change its state.
+    """
+
+    solution: Float[Array, " m"]
+    ended: Bool[Array, ""]
+
+
+def regular(matrix: Float[Array, "m m"], used: Bool[Array, " m"]) -> Float[Array, "m m"]:
+    """The rows and columns in ``used``, the identity elsewhere; positive definite where the matrix
+    is semidefinite.
+    """
+    rounding = jnp.finfo(matrix.dtype).eps
+    own = jnp.where(used, jnp.diagonal(matrix), 1.0)
+    own = jnp.where(own > 0, own * (1 + _JITTER_UNITS * rounding), 1.0)
+    both = used[:, None] & used & ~jnp.eye(len(used), dtype=bool)
+    return jnp.where(both, matrix, 0.0) + jnp.diag(own)
+
+
+def minimise_in_box(
+    matrix: Float[Array, "m m"],
+    targets: Float[Array, " m"],
+    used: Bool[Array, " m"],
+    ceiling: Float[Array, " m"],
+    needed: bool | Bool[Array, ""] = True,
+) -> Pivoted:
+    """Minimise l H l / 2 - b l; pure, jittable and vmappable.
+
+    Args:
+        matrix: H.
+        targets: b.
+        used: variables that are not to stay 0.
+        ceiling: at least 0; inf where there is none.
+        needed: if false, nothing is computed and all is 0.
+    """
+    m = len(targets)
+    slack = _SLACK_UNITS * jnp.finfo(targets.dtype).eps
+    places = jnp.arange(m)
+
+    def exchange(state):
+        # 0 is free, -1 at the lower bound, 1 at the upper one.
+        place, fewest, chances, _, _, count = state
+        free = used & (place == 0)
+        fixed = jnp.where(place > 0, ceiling, 0.0)
+        inverted = inverse(regular(matrix, free)[None])[0]
+        right = jnp.where(free, targets - matrix @ fixed, 0.0)
+
+        def refine(_, found):
+            rest = jnp.where(free, right - matrix @ found, 0.0)
+            return found + jnp.where(free, inverted @ rest, 0.0)
+
+        found = jax.lax.fori_loop(0, 1 + _REFINEMENTS, refine, jnp.zeros_like(targets)) + fixed
+        pull = targets - matrix @ found
+        noise = slack * jnp.maximum(jnp.max(jnp.abs(targets)), jnp.finfo(targets.dtype).tiny)
+        level = slack * jnp.max(jnp.abs(found))
+        low, high = free & (found < -level), free & (found > ceiling + level)
+        freed = used & (((place < 0) & (pull > noise)) | ((place > 0) & (pull < -noise)))
+        wrong = low | high | freed
+        total = wrong.sum()
+        better = total < fewest
+        last = jnp.max(jnp.where(wrong, places, -1))
+        chosen = jnp.where(better | (chances > 0), wrong, places == last)
+        moved = jnp.where(low, -1, jnp.where(high, 1, 0))
+        return (
+            jnp.where(chosen & wrong, moved, place),
+            jnp.minimum(total, fewest),
+            jnp.where(better, _CHANCES, jnp.maximum(chances - 1, 0)),
+            found,
+            total == 0,
+            count + 1,
+        )
+
+    *_, found, ended, _ = jax.lax.while_loop(
+        lambda state: needed & ~state[4] & (state[5] < _MAX_PIVOTS),
+        exchange,
+        (jnp.zeros(m, int), m + 1, _CHANCES, jnp.zeros_like(targets), jnp.asarray(False), 0),
+    )
+    found = jnp.clip(jnp.where(used, found, 0.0), 0.0, ceiling)
+    return Pivoted(jnp.where(jnp.isfinite(found), found, 0.0), ended & jnp.all(jnp.isfinite(found)))
