@@ -160,16 +160,15 @@ def _multipliers(
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
     separated: Bool[Array, ""],
-    ceiling: Float[Array, " m"] | None,
+    ceiling: Float[Array, " m"],
 ) -> ConePoint:
     """The multipliers that leave the least residual, on as few samples as that takes. None where
     the margins separate nothing: there is no KKT point to come near, and the solver would look for
     it in vain, at the cost of all lanes of a batch.
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
-    point has some on the samples with the least margin alone, and these make delta 0 too. With
-    upper bounds (``ceiling``) they are any that leave the least residual. Copies of a sample have
-    equal ones: the mean of solutions in which copies change places is a solution.
+    point has some on the samples with the least margin alone, and these make delta 0 too. Copies of
+    a sample have equal ones: the mean of solutions in which copies change places is a solution.
     """
     rounding = jnp.finfo(theta.dtype).eps
     safe_u = jnp.where(u != 0, u, 1.0)
@@ -177,20 +176,7 @@ def _multipliers(
     targets = jnp.where(kink, 0.0, targets)
     gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
 
-    def solve(slope, kink, needed, ceiling=None):
-        return solve_multipliers(
-            gram, targets, u**2, slope, kink, squared_norm, model.leak, needed, ceiling
-        )
-
     alike = _alike(model, signed, slope, kink)
-
-    def shared_out(point):
-        return point._replace(
-            multipliers=point.multipliers @ alike, coefficients=point.coefficients @ alike
-        )
-
-    if ceiling is not None:
-        return shared_out(solve(slope, kink, separated, ceiling))
 
     def residual_of(coefficients):
         return theta - (u[:, None] * coefficients) @ signed
@@ -205,7 +191,17 @@ def _multipliers(
         count, best, reached, _ = state
         first = count == 0
         allowed = first | support
-        found = solve(jnp.where(allowed, slope, 0.0), kink & allowed, separated)
+        found = solve_multipliers(
+            gram,
+            targets,
+            u**2,
+            jnp.where(allowed, slope, 0.0),
+            kink & allowed,
+            squared_norm,
+            model.leak,
+            separated,
+            ceiling,
+        )
         residual = jnp.linalg.norm(residual_of(found.coefficients))
         good = first | (residual <= jnp.maximum(reached, _EXACT_UNITS * rounding * norm))
         best = jax.tree.map(lambda a, b: jnp.where(good, a, b), found, best)
@@ -219,7 +215,9 @@ def _multipliers(
     _, solution, *_ = jax.lax.while_loop(
         lambda state: state[3], solve_on, (0, nothing, jnp.zeros_like(squared_norm), separated)
     )
-    return shared_out(solution)
+    return solution._replace(
+        multipliers=solution.multipliers @ alike, coefficients=solution.coefficients @ alike
+    )
 
 
 class _Candidate(NamedTuple):
@@ -285,9 +283,9 @@ def certify_at(
     y: Float[Array, " m"],
     retain: Bool[Array, " m"],
     kink_tol: Float[Array, ""],
-    delta: Float[Array, ""] | None = None,
+    delta: float | Float[Array, ""] = jnp.inf,
 ) -> Certificate:
-    """The certificate at one kink tolerance; with a budget for delta, the least epsilon within."""
+    """The certificate at one kink tolerance: the least epsilon within a budget for delta."""
     rounding = jnp.finfo(weights.dtype).eps
     candidate = _snapped(model, weights, u, x, retain, kink_tol)
     snapped, kink = candidate.weights, candidate.kink
@@ -302,7 +300,7 @@ def certify_at(
     theta = snapped * shrink
     margins = margins / norm
 
-    ceiling = None if delta is None else _ceiling(model, theta, margins, delta)
+    ceiling = _ceiling(model, theta, margins, jnp.asarray(delta, theta.dtype))
     if model.is_deep:
         factor = shrink ** jnp.arange(1, model.hidden + 1, dtype=shrink.dtype)
         layers = Layers(theta, candidate.z * factor[:, None, None], kink, jnp.zeros_like(least))
@@ -355,7 +353,7 @@ def ladder(
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
-    return jax.vmap(lambda tol: certify_at(model, weights, u, x, y, retain, tol))(kink_tols)
+    return jax.lax.map(lambda tol: certify_at(model, weights, u, x, y, retain, tol), kink_tols)
 
 
 def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:

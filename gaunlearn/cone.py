@@ -452,7 +452,8 @@ def minimise_over_cone(
     infinite, no = jnp.asarray(jnp.inf, targets.dtype), jnp.asarray(False)
     if start is None:
         zero = jnp.zeros_like(targets)
-        start, first_gap, doubt = Start(jnp.zeros(m, targets.dtype), zero, no, no), infinite, no
+        start, first_gap = Start(jnp.zeros(m, targets.dtype), zero, no, no), infinite
+        doubt: Array | bool = no
     else:
         first_gap, doubt = assess(
             start.coefficients, start.multipliers, gradient(start.coefficients)

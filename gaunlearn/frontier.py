@@ -26,7 +26,7 @@ from gaunlearn.certificate import Certificate, certify_at, one_minus_cosine
 from gaunlearn.models import Model, clean_preactivations
 from gaunlearn.snapping import snap
 
-__all__ = ["Path", "bounded_triples", "least_epsilons", "path_to", "point_on", "position_within"]
+__all__ = ["Path", "bounded_triples", "ladder_and_least", "path_to", "point_on", "position_within"]
 
 # Of a path's length: so much short of a budget, a point is within it in spite of rounding.
 _SHORT = 1e-9
@@ -127,49 +127,69 @@ def _minimum(values: Float[Array, "..."], axis: int | Sequence[int]) -> Array:
     return jnp.where(jnp.isinf(least), jnp.nan, least)
 
 
-def least_epsilons(
+def ladder_and_least(
     model: Model,
     weights: Float[Array, "n r"],
     u: Float[Array, " n"],
     x: Float[Array, "m r"],
     y: Float[Array, " m"],
     retain: Bool[Array, " m"],
-    rungs: Certificate,
+    kink_tols: Float[Array, " l"],
     ends: Sequence[Float[Array, "n r"]],
-    kink_tol: Float[Array, ""],
     deltas: Float[Array, " b"],
     taus: Float[Array, " t"],
-) -> Float[Array, "b t"]:
-    """The least epsilon found within each pair of budgets; NaN if nothing is within.
+) -> tuple[Certificate, Float[Array, "b t"]]:
+    """The ladder of kink tolerances (``certificate.ladder``), and the least epsilon found within
+    each pair of budgets; NaN if nothing is within.
 
-    Looked at are the rungs of the ladder; of those within a budget for tau the one with the least
-    epsilon, with its multipliers bounded for delta; and, for each end, the point of the path that
-    is as far from W^ as the budget for tau allows, likewise.
+    Looked at are the rungs; of those within a budget for tau the one with the least epsilon, with
+    its multipliers bounded for delta; and, for each end, the point of the path that is as far from
+    W^ as the budget for tau allows, likewise. All one after the other, in one loop: the kernel is
+    by far the largest part of what is compiled.
 
     Args:
         weights: W^.
-        rungs: its ladder (``certificate.ladder``).
         ends: points to go to; NaN where there is none.
-        kink_tol: as for ``bounded_triples``.
         deltas, taus: budgets.
     """
+    if not model.has_kinks:
+        kink_tols = kink_tols[:1]
     paths = [path_to(model, weights, u, x, retain, end) for end in ends]
-
-    def points_within(tau):
-        epsilon = jnp.where(rungs.tau <= tau, rungs.epsilon, jnp.inf)
-        epsilon = jnp.where(jnp.isnan(epsilon), jnp.inf, epsilon)
-        best = rungs.weights[jnp.argmin(epsilon)]
-        return jnp.stack([best, *(point_on(path, position_within(path, tau)) for path in paths)])
-
-    points = jax.vmap(points_within)(taus).reshape(-1, *weights.shape)
-    found = bounded_triples(model, weights, u, x, y, retain, points, kink_tol, deltas)
-    free = rungs.epsilon, rungs.delta, rungs.tau
-    epsilon, delta, tau = (
-        jnp.concatenate([a.ravel(), b]) for a, b in zip(found, free, strict=True)
+    points = jnp.stack([point_on(path, position_within(path, t)) for path in paths for t in taus])
+    rungs, budgets = len(kink_tols), len(deltas)
+    bounded = (len(taus) + len(points)) * budgets
+    # What each step looks at: a rung, or else a point; the first are the best rungs.
+    place = jnp.arange(bounded) // budgets
+    is_rung = jnp.arange(rungs + bounded) < rungs
+    steps = (
+        is_rung,
+        jnp.concatenate([kink_tols, jnp.full(bounded, jnp.minimum(kink_tols[0], 0.0))]),
+        jnp.concatenate([jnp.full(rungs, jnp.inf), jnp.tile(deltas, bounded // budgets)]),
+        jnp.concatenate([jnp.zeros(rungs, int), place]),
     )
+
+    def look(best, step):
+        """``best``: for each budget for tau the least epsilon of a rung, and its weights."""
+        is_rung, tol, delta, place = step
+        candidates = jnp.concatenate([best[1], points])
+        point = jnp.where(is_rung, weights, candidates[place])
+        found = certify_at(model, point, u, x, y, retain, tol, delta)
+        tau = jnp.where(is_rung, found.tau, one_minus_cosine(weights, found.weights))
+        better = is_rung & (found.tau <= taus) & (found.epsilon < best[0])
+        epsilon = jnp.where(better, found.epsilon, best[0])
+        each = jnp.where(better[:, None, None], found.weights, best[1])
+        return (epsilon, each), found._replace(tau=tau)
+
+    start = (
+        jnp.full(len(taus), jnp.inf, weights.dtype),
+        jnp.full((len(taus), *weights.shape), jnp.nan, weights.dtype),
+    )
+    _, found = jax.lax.scan(look, start, steps)
+    epsilon, delta, tau = found.epsilon, found.delta, found.tau
 
     def within(delta_budget, tau_budget):
         fits = (delta <= delta_budget) & (tau <= tau_budget)
         return _minimum(jnp.where(fits, epsilon, jnp.nan), 0)
 
-    return jax.vmap(lambda d: jax.vmap(lambda t: within(d, t))(taus))(deltas)
+    least = jax.vmap(lambda d: jax.vmap(lambda t: within(d, t))(taus))(deltas)
+    return jax.tree.map(lambda leaf: leaf[:rungs], found), least

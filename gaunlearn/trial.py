@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import Certificate, certify, choose, ladder, one_minus_cosine
-from gaunlearn.frontier import least_epsilons
+from gaunlearn.certificate import Certificate, certify, choose, one_minus_cosine
+from gaunlearn.frontier import ladder_and_least
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
 from gaunlearn.metrics import accuracy, disagreement, membership
@@ -464,23 +464,11 @@ def judge_stage(
     situation = _situation(problem, model, settings, trained, original, retrained, order)
     weights, forget, retain = unlearned.weights, situation.forget, situation.retain
     kink_tols, tau_budget = jnp.asarray(settings.kink_tols), jnp.asarray(settings.tau_budget)
-    rungs = ladder(model, weights, u, x, y, retain, kink_tols)
-    certificate = choose(rungs, tau_budget)
     limit = find_limit(model, weights, u, x, y, retain)
     deltas, taus = (jnp.asarray([10.0**-k for k in powers]) for powers in BUDGETS)
-    least = least_epsilons(
-        model,
-        weights,
-        u,
-        x,
-        y,
-        retain,
-        rungs,
-        [limit.weights, reference.weights],
-        jnp.minimum(kink_tols[0], 0.0),
-        deltas,
-        taus,
-    )
+    ends = [limit.weights, reference.weights]
+    rungs, least = ladder_and_least(model, weights, u, x, y, retain, kink_tols, ends, deltas, taus)
+    certificate = choose(rungs, tau_budget)
     bound = ascent_bound(
         model,
         trained.weights / situation.scale,
