@@ -27,7 +27,6 @@ from gaunlearn.checks import check_forget, check_retain, check_samples
 from gaunlearn.coordinates import reduce
 from gaunlearn.given import UserWeights, read_network
 from gaunlearn.losses import LOSSES
-from gaunlearn.report.figures import draw
 from gaunlearn.sweep.cluster import recruiter
 from gaunlearn.sweep.runner import Progress, run_sweep
 from gaunlearn.sweep.spec import load_spec
@@ -387,5 +386,8 @@ def run(
         recruit=recruiter(cluster, gpus_per_task, cpus_per_task),
     )
     with suppress(TooLargeError):
+        # Matplotlib takes a second to import: not before the trials are done.
+        from gaunlearn.report.figures import draw
+
         draw(done)
     return done

@@ -19,8 +19,6 @@ from typing import NamedTuple
 import contourpy
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import LinearNDInterpolator
-from scipy.stats import binom
 
 __all__ = ["Spread", "coarse_points", "curves", "points_to_add", "spread_of"]
 
@@ -54,6 +52,9 @@ def spread_of(margins: Float) -> Spread:
     The r-th smallest and largest of k numbers hold their law's median between them with
     probability 1 - 2 P(B < r), B binomial (k, 1/2): the largest r is taken that keeps it at 0.9.
     """
+    # Half a second to import, for borders only.
+    from scipy.stats import binom
+
     count = (~np.isnan(margins)).sum(2)
     ordered = np.sort(margins, axis=2)  # NaN last
     rank = np.maximum(binom.ppf((1 - _CONFIDENCE) / 2, count, 0.5), 1).astype(int)
@@ -193,6 +194,8 @@ def curves(field: Float) -> list[Float]:
         # Three points that are not on a line make a triangle.
         if len(places) < 3 or np.linalg.matrix_rank(places - places[0]) < 2:
             return []
+        from scipy.interpolate import LinearNDInterpolator
+
         every = np.moveaxis(np.indices(field.shape), 0, -1)
         whole = np.where(known, field, LinearNDInterpolator(places, field[known])(every))
     generator = contourpy.contour_generator(z=np.ma.masked_invalid(whole.T))

@@ -212,7 +212,6 @@ def _print_run(run, files: Sequence[str]) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from gaunlearn.report.figures import draw
     from gaunlearn.sweep.cluster import recruiter
     from gaunlearn.sweep.machine import keep_compiled
     from gaunlearn.sweep.processes import asked_for, join
@@ -243,6 +242,9 @@ def _run(args: argparse.Namespace) -> int:
             processes=processes,
         )
     if leads:
+        # Matplotlib takes a second to import: not before the trials are done.
+        from gaunlearn.report.figures import draw
+
         try:
             _print_run(run, draw(run))
         except TooLargeError as error:

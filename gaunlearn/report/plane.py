@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from scipy.interpolate import NearestNDInterpolator
 
 from gaunlearn.report.medians import is_share, quartiles
 from gaunlearn.report.parts import grouped
@@ -72,6 +71,9 @@ class _Cells:
         if self.seen.all():
             return values
         every = np.moveaxis(np.indices(self.seen.shape), 0, -1)
+        # Half a second to import, for phase diagrams only.
+        from scipy.interpolate import NearestNDInterpolator
+
         return NearestNDInterpolator(np.argwhere(self.seen), values[self.seen])(every)
 
     def over(self, by_place: pd.Series) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
-from scipy.stats import qmc
 
 from gaunlearn.checks import did_you_mean
 from gaunlearn.sweep.expressions import Expression, parse
@@ -178,6 +177,9 @@ def fill(intervals: Sequence[Interval], design: Design) -> list[tuple[int | floa
     if design.kind == "random":
         units = rng.random((design.count, len(intervals)))
     else:
+        # Half a second to import, for a design that few specifications have.
+        from scipy.stats import qmc
+
         engine = qmc.Sobol(len(intervals), scramble=False)
         rounds = max(0, math.ceil(math.log2(design.count)))
         shift = rng.random(len(intervals))

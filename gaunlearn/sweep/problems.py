@@ -1,14 +1,14 @@
 """Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
 
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import SingleDeviceSharding
 
 from gaunlearn.data.distributions import (
     draw,
@@ -34,6 +34,7 @@ from gaunlearn.sweep.sections import (
     SyntheticData,
 )
 from gaunlearn.sweep.shapes import Size
+from gaunlearn.sweep.traced import register, traced
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
@@ -43,6 +44,8 @@ __all__ = ["build_problems", "data_size", "model_of", "size_of"]
 # how many cost less than the operations that draw them.
 _ENTRIES_PER_BATCH = 4_000_000
 _LEAST_ENTRIES = 10_000
+
+register(Problem)
 
 
 def model_of(section: Any) -> Model:
@@ -135,7 +138,6 @@ class _Numbers(NamedTuple):
     upper_scale: Any
 
 
-@partial(jax.jit, static_argnames=("law", "model", "n_test", "room", "batch"))
 def _sampled(
     law: tuple[str, int],
     model: Model,
@@ -156,6 +158,36 @@ def _sampled(
         return _reduced(model, given, weights, keys, lane.n, lane.upper_scale)
 
     return map_lanes(one, numbers, count, batch)
+
+
+@cache
+def _sampler(
+    law: tuple[str, int],
+    model: Model,
+    n_test: int,
+    room: Size,
+    batch: int,
+    tree: Any,
+    shapes: tuple[Any, ...],
+) -> Callable[..., Problem]:
+    """``_sampled`` on the leaves of (numbers, count), compiled.
+
+    A seed's problem serves all its trials: it is compiled quickly rather than to run fast.
+
+    Args:
+        tree: of (numbers, count).
+        shapes: and types of its leaves.
+    """
+    device = jax.local_devices()[0]
+    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+
+    def on_leaves(*leaves):
+        return _sampled(law, model, n_test, room, batch, *jax.tree.unflatten(tree, leaves))
+
+    name = f"{_sampled.__module__} {law!r} {model!r} {n_test} {room!r} {batch} {tree!r}"
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    places = [SingleDeviceSharding(device)] * len(arguments)
+    return traced(jax.jit(on_leaves, compiler_options=options), name, arguments, places, options)
 
 
 @partial(jax.jit, static_argnames=("span", "model", "neurons"))
@@ -228,9 +260,10 @@ def _build_synthetic(
     batch = batch_of(
         count, len(numbers.m), _LEAST_ENTRIES // entries, _ENTRIES_PER_BATCH // entries
     )
-    made = _sampled(
-        first.law, model_of(model), first.n_test, room, batch, numbers, jnp.asarray(count)
-    )
+    leaves, tree = jax.tree.flatten((numbers, np.asarray(count)))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    sample = _sampler(first.law, model_of(model), first.n_test, room, batch, tree, shapes)
+    made = sample(*leaves)
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
 
 

@@ -71,15 +71,20 @@ def _keep(file: Path, exported: jax.export.Exported) -> None:
 
 
 def traced(
-    program: Any, name: str, arguments: Sequence[Any], shardings: Sequence[Any]
+    program: Any,
+    name: str,
+    arguments: Sequence[Any],
+    shardings: Sequence[Any],
+    options: dict[str, Any] | None = None,
 ) -> Callable[..., Any]:
     """A compiled program, from its kept form if there is one.
 
     Args:
-        program: jitted; takes the arguments one by one.
+        program: jitted, with the same ``options``; takes the arguments one by one.
         name: tells it from all others of this package.
         arguments: arrays, or their shapes and types.
         shardings: of each argument.
+        options: the compiler's.
     """
     file = _file(name, arguments)
     if file is None:
@@ -92,6 +97,6 @@ def traced(
             return program
         _keep(file, exported)
     places = tuple(shardings)
-    call = jax.jit(exported.call, in_shardings=places)
+    call = jax.jit(exported.call, in_shardings=places, compiler_options=options)
     # Results of other programs may lie elsewhere; a plain program would move them by itself.
     return lambda *leaves: call(*jax.device_put(leaves, places))
