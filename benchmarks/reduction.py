@@ -104,7 +104,7 @@ def triples_of(batch, steps):
         trained = Descent(RELU, settings, w, u, x, y, everything).run().weights
         again = Descent(RELU, settings, w, u, x, y, retain).run().weights
         first = certify(RELU, trained, u, x, y, everything, tols, jnp.asarray(TAU_BUDGET))
-        unlearned = first.weights - ascent_direction(first, u, x, y, ~retain)
+        unlearned = first.weights - ascent_direction(RELU, first, u, x, y, ~retain)
         after = certify(RELU, unlearned, u, x, y, retain, tols, jnp.asarray(TAU_BUDGET))
         return after.epsilon, again
 

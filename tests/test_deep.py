@@ -62,7 +62,7 @@ def trained_a_little(model, seed, margin=0.5):
 
 
 @partial(jax.jit, static_argnums=0)
-def certificate(model, weights, u, x, y, tol=0.0, delta=None):
+def certificate(model, weights, u, x, y, tol=0.0, delta=np.inf):
     return certify_at(model, weights, u, x, y, EVERY, jnp.asarray(tol), delta)
 
 

@@ -1,0 +1,127 @@
+"""What does an accelerator do? One command for all of it, to be run where there is one.
+
+    python benchmarks/accelerator.py [--quick]
+
+First the kernels against the device's ceilings (``roofline``), on batches that fill it. Then
+whether training is bound by launches: the time of a step against the number of trials side by side,
+in float64 and float32; where it does not grow with them it is. Then the step-size sweep as a
+command, cold and with its programs kept: trials a minute against the goal of a million. Last some
+rows of that run, recomputed on the CPU by `gaunlearn verify`. On a CPU it does the same with less.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import roofline
+from common import begin, descent, problem, table, tell
+
+from gaunlearn.models import RELU, output_weights
+from gaunlearn.training import Descent
+
+SPEC = Path(__file__).parent.parent / "sweeps" / "step_size.toml"
+SHAPES = ((10, 100), (30, 100), (50, 400))
+STEPS, GOAL = 500, 1e6
+
+
+def train(batch, dtype):
+    """Descend on every problem of a batch for so many steps."""
+    x = batch[1]
+    u, keep = output_weights(RELU, batch[0].shape[1]), jnp.ones(x.shape[1], bool)
+    settings = descent("gaussian_mixture", STEPS)
+    cast = [leaf.astype(dtype) for leaf in batch]
+
+    def one(w, x, y):
+        return Descent(RELU, settings, w, u.astype(dtype), x, y, keep).run().weights
+
+    return jax.jit(jax.vmap(one)), cast
+
+
+def compare_batches(shapes, widths, repeats):
+    rows = []
+    for m, n in shapes:
+        for trials in widths:
+            keys = jax.random.split(jax.random.key(0), trials)
+            made = jax.jit(
+                jax.vmap(lambda key, m=m, n=n: problem("gaussian_mixture", key, m, 1000.0, n))
+            )(keys)
+            batch = made.initial_weights[:, 0], made.x, made.y
+            row = {"m, n": f"{m}, {n}", "trials side by side": trials}
+            ends = []
+            for name in ("float64", "float32"):
+                program, cast = train(batch, name)
+                taken = roofline.median_seconds(lambda p=program, c=cast: p(*c), repeats) / STEPS
+                ends.append(np.asarray(program(*cast), float))
+                row[f"{name}: us a step"] = f"{1e6 * taken:.1f}"
+                row[f"{name}: ns a step and trial"] = f"{1e9 * taken / trials:.1f}"
+            apart = np.linalg.norm(ends[0] - ends[1], axis=(1, 2))
+            apart /= np.linalg.norm(ends[0], axis=(1, 2))
+            row["float32: relative error of W (median, max)"] = (
+                f"{np.median(apart):.0e}, {apart.max():.0e}"
+            )
+            rows.append(row)
+    table("Is training bound by launches? A step against trials side by side", rows)
+
+
+def command(*arguments, cache, **environment):
+    """Seconds of a gaunlearn command, and what it says."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "gaunlearn", *map(str, arguments)],
+        env=os.environ | {"GAUNLEARN_CACHE": str(cache)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        tell(f"gaunlearn {arguments[0]}: exit status {done.returncode}: {done.stderr[-500:]}")
+    return time.perf_counter() - began, done.stdout
+
+
+def compare_sweep(seeds, folder):
+    trials = 2 * seeds * 10 * 41
+    rows = []
+    for dtype in ("float64", "float32"):
+        overrides = ["--set", f"sweep.seeds={seeds}", "--set", f"compute.dtype='{dtype}'"]
+        for state in ("cold", "warm"):
+            out = folder / dtype
+            taken, _ = command(
+                "run", SPEC, "--out", out, "--fresh", *overrides, cache=folder / "programs"
+            )
+            rate = trials / taken * 60
+            rows.append(
+                {
+                    "what": f"{dtype}, {state}",
+                    "trials": trials,
+                    "s": f"{taken:.1f}",
+                    "trials a minute": f"{rate:.3g}",
+                    "of a million": f"{rate / GOAL:.1%}",
+                }
+            )
+    table("The step-size sweep, both kinds of data, as a command", rows)
+    _, said = command(
+        "verify", folder / "float64", "--sample", "24", cache="off", JAX_PLATFORMS="cpu"
+    )
+    tell("Recomputed on the CPU:\n\n" + "\n".join(f"    {line}" for line in said.splitlines()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one shape, few trials")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    begin("accelerator")
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    small = args.quick or on_cpu
+    shapes = SHAPES[:1] if args.quick else SHAPES
+    roofline.compare(shapes, 3, roofline.PAIRS if on_cpu else 1 << 24)
+    compare_batches(shapes, (16, 64) if small else (16, 256, 4096, 16384), 3)
+    with tempfile.TemporaryDirectory() as place:
+        compare_sweep(1 if args.quick else (4 if on_cpu else 256), Path(place))

@@ -1,0 +1,122 @@
+"""How does the cost grow with m, d, n, T, the number of trials and of step fractions?
+
+    python benchmarks/growth.py [--quick]
+
+A sweep is run, compiled beforehand, with one of these multiplied again and again and all others
+held; all sizes in turn, some times over. Fitted is seconds = a size^p over the largest sizes. Given
+beside it is the exponent that a script in weight space would have, which trains for every trial,
+and the one that the design aims at: no cost of d, of trainings that trials share none but once,
+2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as long as of smaller
+ones, files are written, the figure is drawn), which make exponents smaller.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from common import begin, table
+
+import gaunlearn
+
+SPEC = """
+[sweep]
+seeds = {seeds}
+[data]
+kind = "gaussian_mixture"
+m = {m}
+d = {d}
+alpha = 0.1
+[model]
+kind = "two_layer_relu"
+n = {n}
+[train]
+max_steps = {T}
+[forget]
+index = 0
+[unlearn]
+step_fraction = {fractions}
+"""
+BASE = {"m": 10, "d": 1000, "n": 100, "T": 2000, "trials": 16, "step fractions": 1}
+# What is multiplied: the sizes, a script's exponent, and the design's.
+GROWTH = {
+    "m": ((10, 20, 40, 80), "1", "2 (the product with the Gram matrix)"),
+    "d": ((1_000, 10_000, 100_000, 1_000_000), "1", "0"),
+    "n": ((100, 200, 400, 800), "1", "1"),
+    "T": ((4_000, 16_000, 64_000, 256_000), "1", "1"),
+    "trials": ((32, 64, 128, 256), "1", "1"),
+    "step fractions": ((16, 32, 64, 128), "1", "1 (judging; training is shared)"),
+}
+
+
+def write(folder: Path, name: str, size: int) -> Path:
+    numbers = BASE | {name: size}
+    fractions = np.linspace(0, 2, numbers["step fractions"]).tolist()
+    path = folder / f"{name}-{size}.toml".replace(" ", "-")
+    path.write_text(
+        SPEC.format(
+            seeds=numbers["trials"],
+            fractions=fractions,
+            **{key: numbers[key] for key in ("m", "d", "n", "T")},
+        )
+    )
+    return path
+
+
+def measure(paths: list[Path], repeats: int) -> list[list[float]]:
+    """Seconds of each sweep, in turn, after a run of each that compiles."""
+    for path in paths:
+        gaunlearn.run(path, path.with_suffix(""), fresh=True)
+    taken: list[list[float]] = [[] for _ in paths]
+    for _ in range(repeats):
+        for each, path in zip(taken, paths, strict=True):
+            began = time.perf_counter()
+            gaunlearn.run(path, path.with_suffix(""), fresh=True)
+            each.append(time.perf_counter() - began)
+    return taken
+
+
+def exponent(sizes, seconds) -> float:
+    """The slope of log seconds over log size."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def compare(names, count: int, repeats: int) -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for name in names:
+            sizes, script, aim = GROWTH[name]
+            sizes = sizes[:count]
+            taken = measure([write(Path(place), name, size) for size in sizes], repeats)
+            medians = [float(np.median(each)) for each in taken]
+            last = slice(-2, None)
+            rows.append(
+                {
+                    "what grows": name,
+                    "sizes": ", ".join(map(str, sizes)),
+                    "s": ", ".join(
+                        f"{median:.2f} ({min(each):.2f} to {max(each):.2f})"
+                        for median, each in zip(medians, taken, strict=True)
+                    ),
+                    "exponent": f"{exponent(sizes, medians):.2f}",
+                    "exponent of the last two": f"{exponent(sizes[last], medians[last]):.2f}",
+                    "a script in weight space": script,
+                    "this design": aim,
+                }
+            )
+    held = ", ".join(f"{name} = {size}" for name, size in BASE.items())
+    table(f"Growth of a sweep's time; held are {held}", rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two sizes of d and T, once")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    begin("growth")
+    if args.quick:
+        compare(("d", "T"), 2, 1)
+    else:
+        compare(tuple(GROWTH), 4, 3)
