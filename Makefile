@@ -40,6 +40,9 @@ doctor: $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python benchmarks/speed.py --quick
 	$(BIN)/python benchmarks/solvers.py --quick
+	$(BIN)/python benchmarks/roofline.py --quick
+	$(BIN)/python benchmarks/growth.py --quick
+	$(BIN)/python benchmarks/start.py --quick
 	$(BIN)/python benchmarks/reduction.py --quick
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
@@ -50,6 +53,9 @@ bench: $(PEERS)
 bench-full: $(PEERS)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/reduction.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/engine.py

@@ -92,8 +92,8 @@ def trained(given, steps):
 
 
 @jax.jit
-def epsilons(w, x, y, delta=None):
-    """Least residuals (b,), kinks ignored, with multipliers that keep delta if it is given."""
+def epsilons(w, x, y, delta):
+    """Least residuals (b,), kinks ignored, with multipliers that keep delta."""
     u, keep = output_weights(RELU, w.shape[1]), jnp.ones(y.shape[1], bool)
 
     def one(w, x, y):
@@ -102,7 +102,7 @@ def epsilons(w, x, y, delta=None):
     return jax.vmap(one)(w, x, y)
 
 
-def epsilons_by_scipy(w, x, y, delta=None):
+def epsilons_by_scipy(w, x, y, delta):
     """The same, one after the other."""
     u = np.asarray(output_weights(RELU, w.shape[1]))
     found = []
@@ -112,7 +112,7 @@ def epsilons_by_scipy(w, x, y, delta=None):
         theta, q = weights / q.min(), q / q.min()
         slopes = labels * (z > 0) * u[:, None]
         gram = (slopes.T @ slopes) * (samples @ samples.T)
-        if delta is None:
+        if np.isinf(delta):
             level = nonnegative_least_squares(gram, q)
         else:
             top = np.where(q > 1, delta / np.where(q > 1, q - 1, 1.0), np.inf)
@@ -126,7 +126,7 @@ def compare_multipliers(shapes, batches, steps=1000):
     for m, d, n in shapes:
         given = problems(m, d, n, max(batches))
         every = trained(given, steps), given.x, given.y
-        for name, delta in (("nnls", None), ("lsq_linear", 1e-3)):
+        for name, delta in (("nnls", np.inf), ("lsq_linear", 1e-3)):
             for count in batches:
                 part = [leaf[:count] for leaf in every]
                 few = [np.asarray(leaf[: min(count, ENOUGH)]) for leaf in every]
