@@ -85,8 +85,9 @@ class Start(NamedTuple):
 
     Attributes:
         multipliers, coefficients: a member of the cone.
-        is_solution: whether it solves the problem to rounding, if its gap is one of rounding.
-        is_unique: whether the problem has one solution only.
+        is_solution: whether it is the solution to rounding, of several the one of least norm, if
+            its gap is one of rounding.
+        is_unique: whether the problem is known to have one solution only.
     """
 
     multipliers: Float[Array, " m"]
@@ -402,7 +403,8 @@ def minimise_over_cone(
             step, level_step = descend_on_face(
                 gradient(first), operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
-            new, level = first + step, level + level_step
+            level = level + level_step
+            new = jnp.where(free, first + step, tied * level + fixed)
             too_high = jnp.zeros_like(capped)
             if ceiling is not None:
                 level = jnp.where(capped, ceiling, level)
@@ -473,6 +475,6 @@ def minimise_over_cone(
         ),
     )
     from_here = start.is_unique
-    to_polish = needed & ~((rounds == 0) & start.is_solution & start.is_unique)
+    to_polish = needed & ~((rounds == 0) & start.is_solution)
     coefficients, multipliers, gap = polish(coefficients, multipliers, gap)
     return ConePoint(multipliers, coefficients, gap, jnp.asarray(rounds))

@@ -24,8 +24,6 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.dense import inverse
-
 __all__ = ["InteriorPoint", "follow_central_path"]
 
 _MAX_ITERATIONS = 80
@@ -33,6 +31,8 @@ _MAX_ITERATIONS = 80
 _GAP_UNITS = 0.01
 # Share of the way to the boundary.
 _TO_BOUNDARY = 0.995
+# Columns that the inverse eliminates at a time.
+_BLOCK = 8
 
 
 class InteriorPoint(NamedTuple):
@@ -58,6 +58,44 @@ def _longest_step(value: Array, change: Array, where: Array) -> Array:
     """The largest step in [0, 1] that keeps ``value`` + step * ``change`` at least 0."""
     lengths = value / jnp.where(change < 0, -change, 1.0)
     return jnp.minimum(1.0, jnp.min(jnp.where(where & (change < 0), lengths, jnp.inf)))
+
+
+def _inverse(matrices: Float[Array, "n m m"]) -> Float[Array, "n m m"]:
+    """Inverses of positive definite matrices, by symmetric Gauss-Jordan elimination.
+
+    Scaled to unit diagonal first. A block of columns at a time, so that the work is in products.
+    """
+    m = matrices.shape[1]
+    scale = jax.lax.rsqrt(jnp.diagonal(matrices, axis1=1, axis2=2))
+    both = scale[:, :, None] * scale[:, None, :]
+    padding = -m % _BLOCK
+    padded = jnp.pad(matrices * both, ((0, 0), (0, padding), (0, padding)))
+    ones = jnp.arange(m + padding) >= m
+    padded = padded + jnp.diag(ones.astype(matrices.dtype))
+    numbers = jnp.arange(_BLOCK)
+
+    def sweep(k, a):
+        """Exchange variable k: after all of them, a is minus its inverse."""
+        column, pivot = a[:, :, k], a[:, k, k]
+        row = column / pivot[:, None]
+        here = numbers == k
+        a = a - column[:, :, None] * row[:, None, :]
+        a = jnp.where(here[:, None], row[:, None, :], jnp.where(here, row[:, :, None], a))
+        return jnp.where(here[:, None] & here, (-1 / pivot)[:, None, None], a)
+
+    def sweep_block(place, a):
+        first = place * _BLOCK
+        columns = jax.lax.dynamic_slice_in_dim(a, first, _BLOCK, axis=2)
+        corner = jax.lax.dynamic_slice_in_dim(columns, first, _BLOCK, axis=1)
+        corner = jax.lax.fori_loop(0, _BLOCK, sweep, corner)
+        share = -columns @ corner
+        a = a - share @ columns.transpose(0, 2, 1)
+        a = jax.lax.dynamic_update_slice_in_dim(a, share, first, axis=2)
+        a = jax.lax.dynamic_update_slice_in_dim(a, share.transpose(0, 2, 1), first, axis=1)
+        return jax.lax.dynamic_update_slice(a, corner, (0, first, first))
+
+    swept = jax.lax.fori_loop(0, (m + padding) // _BLOCK, sweep_block, padded)
+    return -swept[:, :m, :m] * both
 
 
 def follow_central_path(
@@ -116,7 +154,7 @@ def _follow(
         summed = mass @ jnp.where(opposite, pair_terms, 0.0).sum(1)
         return (summed + total_mass * jnp.sum(jnp.where(retain, alone, 0.0))) / weight
 
-    def step_towards(point, inverses, schur_inverse, bordered, target, corrections):
+    def step_towards(point, inverse, schur_inverse, bordered, target, corrections):
         """Newton's step to complementarity ``target``, less second-order ``corrections``."""
         lam, s, t = point.multipliers, point.above_bottom, point.below_top
         of_lam, of_s, of_t = corrections
@@ -125,10 +163,10 @@ def _follow(
         right = jnp.where(opposite, pull_s - pull_t - g, 0.0)
         residual = -elastic * (jnp.sum(jnp.where(retain, lam, 0.0)) - 1) + total_mass * pull_lam
         residual = residual + mass @ (jnp.where(opposite, room * pull_t, 0.0) - slope * g)
-        solved = jnp.einsum("jik,jk->ji", inverses, right)
+        solved = jnp.einsum("jik,jk->ji", inverse, right)
         residual = residual + jnp.einsum("j,jki,jk->i", mass, bordered, solved)
         d_lam = schur_inverse @ jnp.where(retain, residual, 0.0)
-        d_s = jnp.einsum("jik,jk->ji", inverses, right + bordered @ d_lam)
+        d_s = jnp.einsum("jik,jk->ji", inverse, right + bordered @ d_lam)
         d_s = jnp.where(opposite, d_s, 0.0)
         d_t = jnp.where(opposite, room * d_lam - d_s, 0.0)
         return InteriorPoint(
@@ -152,7 +190,7 @@ def _follow(
         diagonal = jnp.where(opposite, low + high, 1.0)
         inner = opposite[:, :, None] & opposite[:, None, :]
         matrix = jnp.where(inner, gram, 0.0) + diagonal[:, :, None] * identity
-        inverses = inverse(matrix)
+        inverse = _inverse(matrix)
         # B: how the right-hand side of s_j's equations moves with lambda.
         bordered = room * high[:, :, None] * identity - jnp.where(
             opposite[:, :, None], gram * slope[:, None, :], 0.0
@@ -161,18 +199,18 @@ def _follow(
             retain[:, None] & retain
         )
         weighted = (mass[:, None, None] * bordered).reshape(-1, m)
-        schur = schur - weighted.T @ (inverses @ bordered).reshape(-1, m)
+        schur = schur - weighted.T @ (inverse @ bordered).reshape(-1, m)
         own = room**2 * (mass @ high) + total_mass * point.multiplier_price / point.multipliers
         # Rounding's share added, it stays positive definite.
         own = jnp.where(retain, own, 1.0) + 10 * rounding * jnp.diagonal(schur)
-        schur_inverse = inverse((schur + own * identity)[None])[0]
+        schur_inverse = _inverse((schur + own * identity)[None])[0]
 
         mu = centrality(point)
 
         def newton(_, state):
             """The predictor; then the corrector, with the predictor's second-order terms."""
             target, corrections, _ = state
-            change = step_towards(point, inverses, schur_inverse, bordered, target, corrections)
+            change = step_towards(point, inverse, schur_inverse, bordered, target, corrections)
             length = length_of(point, change)
             ahead = jax.tree.map(lambda a, b: a + length * b, point, change)
             return (

@@ -11,8 +11,7 @@ c_ji / lambda_i being the Clarke derivative of the activation (leak 0 for ReLU; 
 Clarke-KKT). ``solve_multipliers`` minimises ``||theta - G c||`` over this cone: epsilon is the
 minimum. Write w_j = u_j^2, K = (s_i . s_k) and T_ji = theta_j . s_i / u_j. Then half the squared
 residual is sum_j w_j (c_j K c_j / 2 - c_j . T_j) + ||theta||^2 / 2, which ``cone`` minimises.
-Without kinks it is a problem in lambda alone, which ``pivoting`` solves, unless gradients depend on
-each other linearly and there are many solutions.
+Without kinks it is a problem in lambda alone, which ``pivoting`` solves.
 
 Only arrays come in here: normalising, snapping and choosing a tolerance are ``certificate``'s.
 """
@@ -33,15 +32,24 @@ from gaunlearn.cone import (
     minimise_over_cone,
     ratio,
 )
-from gaunlearn.dense import condition, inverse
-from gaunlearn.pivoting import minimise_in_box, regular
+from gaunlearn.pivoting import minimise_in_box
 
 __all__ = ["minimise_residual", "solve_multipliers"]
 
 # epsilon / ||theta|| below which a duality gap of rounding does not settle its digits.
 _SMALL_RESIDUAL = 1e-5
-# A matrix with a larger condition number may be singular, times the square root of rounding.
-_WELL_CONDITIONED = 0.1
+# By how much a Gram matrix's unit diagonal has to exceed the rest of each row to be called regular.
+_DOMINANCE = 0.05
+
+
+def _dominant(gram: Float[Array, "m m"], used: Bool[Array, " m"]) -> Bool[Array, ""]:
+    """Whether the Gram matrix of the samples in ``used`` is regular, as far as Gershgorin's circles
+    tell after scaling to a unit diagonal: then coefficients of other pairs have other residuals.
+    """
+    own = jnp.where(used, jnp.diagonal(gram), 1.0)
+    scale = jax.lax.rsqrt(jnp.where(own > 0, own, 1.0))
+    size = jnp.where(used[:, None] & used, jnp.abs(gram), 0.0) * scale[:, None] * scale
+    return jnp.all(own > 0) & (jnp.max(size.sum(1)) <= 2 - _DOMINANCE)
 
 
 @partial(jax.jit, static_argnames="leak")
@@ -79,17 +87,14 @@ def solve_multipliers(
     """
     used = ((slope > 0) | kink).any(0)
     reduced = gram * (slope.T @ (weights[:, None] * slope))
-    both = jnp.stack([regular(gram, used), regular(reduced, used)])
-    well = condition(both, inverse(both)) * jnp.sqrt(jnp.finfo(gram.dtype).eps) < _WELL_CONDITIONED
     smooth = ~jnp.any(kink)
     limits = jnp.full_like(gram[0], jnp.inf) if ceiling is None else ceiling
-    direct = needed & smooth & well[1]
-    found = minimise_in_box(reduced, weights @ (slope * targets), used, limits, direct)
+    found = minimise_in_box(reduced, weights @ (slope * targets), used, limits, needed & smooth)
     start = Start(
         multipliers=found.solution,
         coefficients=slope * found.solution,
-        is_solution=direct & found.ended,
-        is_unique=well[0] | direct,
+        is_solution=smooth & found.ended,
+        is_unique=_dominant(gram, used),
     )
     return minimise_residual(
         lambda a: a @ gram,

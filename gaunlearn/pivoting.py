@@ -7,7 +7,9 @@ has not helped for a while (Júdice and Pires 1994, *A block principal pivoting 
 scale strictly monotone linear complementarity problems*; Kim and Park 2011, *Fast nonnegative
 matrix factorization*). Few steps as a rule, finitely many where H is nonsingular.
 
-The result is meant as a start whose optimality the caller checks: nothing is promised of it.
+Where gradients depend on each other linearly, H is singular: conjugate gradients from 0 find the
+solution of least norm among those with the same free variables. The result is meant as a start
+whose optimality the caller checks: nothing is promised of it.
 """
 
 from typing import NamedTuple
@@ -17,18 +19,15 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.dense import inverse
-
-__all__ = ["Pivoted", "minimise_in_box", "regular"]
+__all__ = ["Pivoted", "minimise_in_box"]
 
 _MAX_PIVOTS = 60
 # Exchanges of all at once that need not help before they go one at a time.
 _CHANCES = 3
 # Values within so many units of rounding of their bounds are on them.
 _SLACK_UNITS = 100
-# Times the diagonal, in units of rounding: what keeps singular matrices positive.
-_JITTER_UNITS = 10
-_REFINEMENTS = 2
+# A system is solved again from a fresh residual.
+_SOLVES = 2
 
 
 class Pivoted(NamedTuple):
@@ -43,15 +42,38 @@ class Pivoted(NamedTuple):
     ended: Bool[Array, ""]
 
 
-def regular(matrix: Float[Array, "m m"], used: Bool[Array, " m"]) -> Float[Array, "m m"]:
-    """The rows and columns in ``used``, the identity elsewhere; positive definite where the matrix
-    is semidefinite.
+def _solve(
+    matrix: Float[Array, "m m"], targets: Float[Array, " m"], free: Bool[Array, " m"]
+) -> Float[Array, " m"]:
+    """H l = b on the free variables, the others 0, by conjugate gradients from 0 in variables that
+    are scaled to a unit diagonal: of several solutions the one of least norm in these.
     """
-    rounding = jnp.finfo(matrix.dtype).eps
-    own = jnp.where(used, jnp.diagonal(matrix), 1.0)
-    own = jnp.where(own > 0, own * (1 + _JITTER_UNITS * rounding), 1.0)
-    both = used[:, None] & used & ~jnp.eye(len(used), dtype=bool)
-    return jnp.where(both, matrix, 0.0) + jnp.diag(own)
+    tiny, rounding = jnp.finfo(targets.dtype).tiny, jnp.finfo(targets.dtype).eps
+    own = jnp.where(free, jnp.diagonal(matrix), 0.0)
+    scale = jnp.where(own > 0, jax.lax.rsqrt(jnp.where(own > 0, own, 1.0)), 0.0)
+    scaled, right = scale[:, None] * matrix * scale, scale * targets
+    goal = (0.1 * rounding) ** 2 * (right @ right)
+
+    def iterate(state):
+        x, residual, direction, squared, count = state
+        image = scaled @ direction
+        length = squared / jnp.maximum(direction @ image, tiny)
+        x, residual = x + length * direction, residual - length * image
+        new = residual @ residual
+        direction = residual + new / jnp.maximum(squared, tiny) * direction
+        return x, residual, direction, new, count + 1
+
+    def once(_, x):
+        residual = right - scaled @ x
+        squared = residual @ residual
+        found, *_ = jax.lax.while_loop(
+            lambda state: (state[3] > goal) & (state[4] < len(targets) + 10),
+            iterate,
+            (x, residual, residual, squared, 0),
+        )
+        return found
+
+    return scale * jax.lax.fori_loop(0, _SOLVES, once, jnp.zeros_like(targets))
 
 
 def minimise_in_box(
@@ -79,14 +101,7 @@ def minimise_in_box(
         place, fewest, chances, _, _, count = state
         free = used & (place == 0)
         fixed = jnp.where(place > 0, ceiling, 0.0)
-        inverted = inverse(regular(matrix, free)[None])[0]
-        right = jnp.where(free, targets - matrix @ fixed, 0.0)
-
-        def refine(_, found):
-            rest = jnp.where(free, right - matrix @ found, 0.0)
-            return found + jnp.where(free, inverted @ rest, 0.0)
-
-        found = jax.lax.fori_loop(0, 1 + _REFINEMENTS, refine, jnp.zeros_like(targets)) + fixed
+        found = _solve(matrix, targets - matrix @ fixed, free) + fixed
         pull = targets - matrix @ found
         noise = slack * jnp.maximum(jnp.max(jnp.abs(targets)), jnp.finfo(targets.dtype).tiny)
         level = slack * jnp.max(jnp.abs(found))

@@ -57,7 +57,6 @@ LAYERS = [
     {"deep"},
     {"kkt", "theory", "limit", "snapping"},
     {"cone", "interior", "pivoting"},
-    {"dense"},
     {"data.real", "data.distributions", "data.reduction", "data.__init__"},
     {"coordinates"},
     {"given"},
