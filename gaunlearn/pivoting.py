@@ -28,6 +28,8 @@ _CHANCES = 3
 _SLACK_UNITS = 100
 # A system is solved again from a fresh residual.
 _SOLVES = 2
+# Curvature of so many units of rounding, relative to the largest there can be, is none.
+_FLAT_UNITS = 10
 
 
 class Pivoted(NamedTuple):
@@ -53,23 +55,27 @@ def _solve(
     scale = jnp.where(own > 0, jax.lax.rsqrt(jnp.where(own > 0, own, 1.0)), 0.0)
     scaled, right = scale[:, None] * matrix * scale, scale * targets
     goal = (0.1 * rounding) ** 2 * (right @ right)
+    # The scaled matrix has eigenvalues up to m: directions without curvature to rounding end it.
+    flat = _FLAT_UNITS * rounding * len(targets)
 
     def iterate(state):
-        x, residual, direction, squared, count = state
+        x, residual, direction, squared, _, count = state
         image = scaled @ direction
-        length = squared / jnp.maximum(direction @ image, tiny)
+        bending = direction @ image
+        is_flat = bending <= flat * (direction @ direction)
+        length = jnp.where(is_flat, 0.0, squared / jnp.maximum(bending, tiny))
         x, residual = x + length * direction, residual - length * image
         new = residual @ residual
         direction = residual + new / jnp.maximum(squared, tiny) * direction
-        return x, residual, direction, new, count + 1
+        return x, residual, direction, new, is_flat, count + 1
 
     def once(_, x):
         residual = right - scaled @ x
         squared = residual @ residual
         found, *_ = jax.lax.while_loop(
-            lambda state: (state[3] > goal) & (state[4] < len(targets) + 10),
+            lambda state: (state[3] > goal) & ~state[4] & (state[5] < len(targets) + 10),
             iterate,
-            (x, residual, residual, squared, 0),
+            (x, residual, residual, squared, jnp.asarray(False), 0),
         )
         return found
 
