@@ -28,8 +28,10 @@ from gaunlearn.snapping import snap
 
 __all__ = ["Path", "bounded_triples", "ladder_and_least", "path_to", "point_on", "position_within"]
 
-# Of a path's length: so much short of a budget, a point is within it in spite of rounding.
+# Of a path's length: so much short of a budget, a point is within it in spite of rounding; and no
+# less than so many units of it, which matters in float32.
 _SHORT = 1e-9
+_SHORT_UNITS = 100
 
 
 class Path(NamedTuple):
@@ -90,7 +92,8 @@ def position_within(path: Path, tau: Float[Array, ""]) -> Float[Array, ""]:
     """
     left = (tau - path.tau) / (1 - path.tau)
     reach = 2 * jnp.arcsin(jnp.sqrt(jnp.clip(left / 2, 0.0, 1.0)))
-    position = jnp.where(reach < path.angle, (1 - _SHORT) * reach / path.angle, 1.0)
+    short = max(_SHORT, _SHORT_UNITS * float(jnp.finfo(path.start.dtype).eps))
+    position = jnp.where(reach < path.angle, (1 - short) * reach / path.angle, 1.0)
     return jnp.where(left >= 0, position, jnp.nan)
 
 
