@@ -331,9 +331,10 @@ def minimise_over_cone(
             last = little | (number == _GRADIENT_STEPS)
             return number, new, new + push * change, next_momentum, multipliers, last
 
-        start = 0, c, c, jnp.ones((), c.dtype), multipliers, jnp.asarray(False)
         _, c, _, _, multipliers, _ = jax.lax.while_loop(
-            lambda state: state[0] <= _GRADIENT_STEPS, step, start
+            lambda state: state[0] <= _GRADIENT_STEPS,
+            step,
+            (0, c, c, jnp.ones((), c.dtype), multipliers, jnp.asarray(False)),
         )
         return c, multipliers
 
@@ -385,7 +386,7 @@ def minimise_over_cone(
         )
         return jnp.where(value < to_beat, projected, truncated), face, settled
 
-    def polish(c, multipliers, gap):
+    def polish(c, multipliers, gap, to_polish):
         """The minimum on the final face once more, where there may be others from 0: conjugate
         gradients then find the solution of least norm, the same one wherever the rounds have ended.
         Where that leaves the cone, its face is narrowed by what leaves. Taken if it is in the cone,
@@ -398,8 +399,8 @@ def minimise_over_cone(
             fixed = jnp.zeros_like(c) if ceiling is None else tied * jnp.where(capped, ceiling, 0.0)
             tied = jnp.where(positive & ~capped, tied, 0.0)
             free &= positive
-            level = jnp.where(from_here & positive & ~capped, multipliers, 0.0)
-            first = jnp.where(free, jnp.where(from_here, c, 0.0), tied * level + fixed)
+            level = jnp.where(start.is_unique & positive & ~capped, multipliers, 0.0)
+            first = jnp.where(free, jnp.where(start.is_unique, c, 0.0), tied * level + fixed)
             step, level_step = descend_on_face(
                 gradient(first), operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
@@ -474,7 +475,6 @@ def minimise_over_cone(
             0,
         ),
     )
-    from_here = start.is_unique
-    to_polish = needed & ~((rounds == 0) & start.is_solution)
-    coefficients, multipliers, gap = polish(coefficients, multipliers, gap)
+    solved = (rounds == 0) & start.is_solution
+    coefficients, multipliers, gap = polish(coefficients, multipliers, gap, needed & ~solved)
     return ConePoint(multipliers, coefficients, gap, jnp.asarray(rounds))

@@ -11,7 +11,7 @@ from oracles import plain_descent
 
 import gaunlearn
 from gaunlearn import reference
-from gaunlearn.certificate import certify_at
+from gaunlearn.certificate import certify_at, one_minus_cosine
 from gaunlearn.frontier import path_to, point_on, position_within
 from gaunlearn.models import RELU
 
@@ -130,6 +130,19 @@ def test_points_of_a_path_use_up_a_budget_and_keep_the_kinks(seed, tau):
     assert used <= tau
     assert position == 1 or used >= tau * (1 - 1e-6) - 1e-9 * path.tau
     assert np.all(np.abs((point @ x.T)[kink]) <= 1e-12)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.floats(1e-4, 0.2))
+def test_in_float32_too_a_point_is_within_the_budget_as_it_is_measured(seed, tau):
+    rng = np.random.default_rng(seed)
+    end, u, x, _, _ = network_at_kinks(rng, 8, 6, 9, 2)
+    weights = end + 0.3 * rng.normal(size=end.shape)
+    narrow = [jnp.asarray(a, jnp.float32) for a in (weights, u, x, end)]
+    path = to_point(*narrow)
+    position = position_within(path, jnp.float32(tau))
+    point = point_on(path, position)
+    assert np.isnan(position) or one_minus_cosine(narrow[0], point) <= np.float32(tau)
 
 
 @jax.jit

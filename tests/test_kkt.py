@@ -185,7 +185,6 @@ def test_projection_is_the_nearest_point_of_the_cone(rng, leak):
     state = rng.integers(0, 4, n)
     slope, kink = np.choose(state, [0.0, 1.0, 0.0, leak]), state == 2
     point = rng.normal(size=n) * rng.choice([0.1, 1.0, 10.0])
-    got, lam = project_onto_cone(point[:, None], weights, slope[:, None], kink[:, None], leak)
 
     def nearest(level):
         return np.where(kink, np.clip(point, leak * level, level), slope * level)
@@ -194,8 +193,18 @@ def test_projection_is_the_nearest_point_of_the_cone(rng, leak):
         return np.sum(weights * (nearest(level) - point) ** 2)
 
     best = minimize_scalar(cost, bounds=(0, 50), method="bounded", options={"xatol": 1e-12})
-    assert cost(float(lam[0])) <= best.fun + 1e-9 * (1 + best.fun)
-    np.testing.assert_allclose(np.asarray(got)[:, 0], nearest(float(lam[0])), atol=1e-12)
+    # Wherever the search for lambda begins: at its own start, near, far to either side.
+    for guess in (None, best.x, 0.0, -3.0, 100.0):
+        got, lam = project_onto_cone(
+            point[:, None],
+            weights,
+            slope[:, None],
+            kink[:, None],
+            leak,
+            guess=None if guess is None else jnp.full(1, guess),
+        )
+        assert cost(float(lam[0])) <= best.fun + 1e-9 * (1 + best.fun)
+        np.testing.assert_allclose(np.asarray(got)[:, 0], nearest(float(lam[0])), atol=1e-12)
 
 
 def test_vmap_gives_what_single_calls_give():
