@@ -164,9 +164,9 @@ def project_onto_cone(
         total = smooth_sum + (above * point).sum(0) + (below * point).sum(0)
         right = mass * level > total
         low, high = jnp.where(right, low, level), jnp.where(right, level, high)
-        newton = ratio(total, mass)
-        inside = (newton >= low - noise) & (newton <= high + noise)
-        return jnp.where(inside, newton, 0.5 * (low + high)), low, high, level, count + 1
+        root = ratio(total, mass)
+        inside = (root >= low - noise) & (root <= high + noise)
+        return jnp.where(inside, root, 0.5 * (low + high)), low, high, level, count + 1
 
     if leak == 0:
         first = start if guess is None else newton(guess)

@@ -152,8 +152,12 @@ def ladder_and_least(
 
     Args:
         weights: W^.
-        ends: points to go to; NaN where there is none.
+        kink_tols: as for ``certificate.ladder``.
+        ends: points to go to, at least one; NaN where there is none.
         deltas, taus: budgets.
+
+    Returns:
+        The rungs, stacked, and (b, t) least epsilons.
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
