@@ -164,9 +164,12 @@ def project_onto_cone(
         total = smooth_sum + (above * point).sum(0) + (below * point).sum(0)
         right = mass * level > total
         low, high = jnp.where(right, low, level), jnp.where(right, level, high)
-        root = ratio(total, mass)
-        inside = (root >= low - noise) & (root <= high + noise)
-        return jnp.where(inside, root, 0.5 * (low + high)), low, high, level, count + 1
+        # Nothing pulls on a level at which there is no mass. An end of the bracket that is no root
+        # itself is none of a neighbouring piece either, but for rounding. A root below 0 is at 0.
+        root = jnp.where(mass > 0, ratio(total, mass), level).clip(min=0)
+        inside = (root > low + noise) & (root < high - noise)
+        taken = inside | (jnp.abs(root - level) <= noise)
+        return jnp.where(taken, root, 0.5 * (low + high).clip(min=0)), low, high, level, count + 1
 
     if leak == 0:
         first = start if guess is None else newton(guess)
@@ -185,7 +188,7 @@ def project_onto_cone(
                 jnp.any(jnp.abs(state[0] - state[3]) > noise) & (state[4] < _MAX_BISECTIONS)
             ),
             bracketed,
-            bracketed((first, jnp.zeros_like(high), high, high, 0)),
+            bracketed((first, -high, high, high, 0)),
         )
     multipliers = jnp.clip(level, 0.0, ceiling)
     free = jnp.clip(point, leak * multipliers, multipliers)
@@ -299,6 +302,10 @@ def minimise_over_cone(
     rounding = jnp.finfo(targets.dtype).eps
     curvature = jnp.maximum(curvature, jnp.finfo(targets.dtype).tiny)
     smallest_residual = rounding**2 * inner(weights, targets, targets)
+    begin = start
+    if begin is None:
+        no = jnp.asarray(False)
+        begin = Start(jnp.zeros(m, targets.dtype), jnp.zeros_like(targets), no, no)
 
     def gradient(c):
         return operator(c) - targets
@@ -399,8 +406,8 @@ def minimise_over_cone(
             fixed = jnp.zeros_like(c) if ceiling is None else tied * jnp.where(capped, ceiling, 0.0)
             tied = jnp.where(positive & ~capped, tied, 0.0)
             free &= positive
-            level = jnp.where(start.is_unique & positive & ~capped, multipliers, 0.0)
-            first = jnp.where(free, jnp.where(start.is_unique, c, 0.0), tied * level + fixed)
+            level = jnp.where(begin.is_unique & positive & ~capped, multipliers, 0.0)
+            first = jnp.where(free, jnp.where(begin.is_unique, c, 0.0), tied * level + fixed)
             step, level_step = descend_on_face(
                 gradient(first), operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
@@ -452,22 +459,20 @@ def minimise_over_cone(
         stalled = (gap <= doubtful) & (gap > 0.5 * previous)
         return ((gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)) | doubt
 
-    infinite, no = jnp.asarray(jnp.inf, targets.dtype), jnp.asarray(False)
-    if start is None:
-        zero = jnp.zeros_like(targets)
-        start, first_gap = Start(jnp.zeros(m, targets.dtype), zero, no, no), infinite
-        doubt: Array | bool = no
-    else:
-        first_gap, doubt = assess(
-            start.coefficients, start.multipliers, gradient(start.coefficients)
+    # From 0 there is always something to do.
+    infinite = jnp.asarray(jnp.inf, targets.dtype)
+    first_gap, doubt = infinite, jnp.asarray(False)
+    if start is not None:
+        first_gap, in_doubt = assess(
+            begin.coefficients, begin.multipliers, gradient(begin.coefficients)
         )
-        doubt = needed & doubt & ~start.is_solution
+        doubt = needed & in_doubt & ~begin.is_solution
     coefficients, multipliers, gap, _, _, _, rounds = jax.lax.while_loop(
         unfinished,
         one_round,
         (
-            jnp.where(needed, start.coefficients, 0.0),
-            jnp.where(needed, start.multipliers, 0.0),
+            jnp.where(needed, begin.coefficients, 0.0),
+            jnp.where(needed, begin.multipliers, 0.0),
             jnp.where(needed, first_gap, 0.0),
             infinite,
             doubt,
@@ -475,6 +480,6 @@ def minimise_over_cone(
             0,
         ),
     )
-    solved = (rounds == 0) & start.is_solution
+    solved = (rounds == 0) & begin.is_solution
     coefficients, multipliers, gap = polish(coefficients, multipliers, gap, needed & ~solved)
     return ConePoint(multipliers, coefficients, gap, jnp.asarray(rounds))

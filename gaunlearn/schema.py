@@ -16,6 +16,7 @@ __all__ = [
     "PARAMETERS",
     "POINTS",
     "RESULTS",
+    "ROUNDING",
     "SCHEMA_VERSION",
     "Column",
     "as_markdown",
@@ -42,6 +43,8 @@ _NO_BOUND = (
 )
 
 
+# Numbers below these have no digits that another machine would find too.
+ROUNDING = {"float64": 1e-12, "float32": 1e-6}
 # The epsilon that phi_guarantee is about.
 GUARANTEED_EPSILON = 0.1
 # Budgets of the frontier's columns: delta <= 10^-a, tau <= 10^-b.

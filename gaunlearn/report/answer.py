@@ -10,6 +10,7 @@ from gaunlearn.report.axis import crossing, is_below
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.parts import DIALS, Line, as_meant, fits_of, grouped, lines_along, settings_of
 from gaunlearn.report.style import LEAST_SHOWN, QUALITY, tells_quality, told, value_of
+from gaunlearn.schema import ROUNDING
 
 __all__ = ["answer_of"]
 
@@ -25,6 +26,8 @@ _TIED = 1e-3
 def _number(value: float) -> str:
     if not np.isfinite(value):
         return "no number"
+    if 0 < abs(value) < ROUNDING["float64"]:
+        return f"< {ROUNDING['float64']:g}"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.5g}"
 
 

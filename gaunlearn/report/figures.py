@@ -28,6 +28,7 @@ from gaunlearn.report.style import (
     told,
     value_of,
 )
+from gaunlearn.schema import ROUNDING
 from gaunlearn.sweep.store import Run, RunError
 
 __all__ = ["View", "draw"]
@@ -241,7 +242,7 @@ def _against_step_fraction(frame: pd.DataFrame, run: Run) -> Figure:
         mark = colour if several else _REFERENCE
         for ax, column in zip(panels, ("epsilon", "delta", "tau_retrain"), strict=True):
             _line(ax, group, column, colour, style)
-        if median_of(group["tau"]) > 1e-12:
+        if median_of(group["tau"]) > ROUNDING["float64"]:
             has_tau = True
             _line(panels[2], group, "tau", colour, _DOTTED)
         for ax, column in zip(panels[:2], ("bound_epsilon", "bound_delta"), strict=True):

@@ -7,6 +7,7 @@ import pandas as pd
 from gaunlearn.report.answer import answer_of
 from gaunlearn.report.medians import median_of, quartiles
 from gaunlearn.report.style import QUALITY
+from gaunlearn.schema import ROUNDING
 from gaunlearn.sweep.store import Run
 
 __all__ = ["summarise"]
@@ -68,22 +69,23 @@ def _group(frame: pd.DataFrame) -> list[str]:
     distance = quartiles(frame, "step_fraction", "tau_retrain")["median"]
     nearest = "nowhere" if distance.isna().all() else f"{distance.idxmin():g}"
     median = {name: median_of(at_best[name]) for name in _TOLD}
+    rounding = at_best["dtype"].map(ROUNDING).max()
+    said = {
+        name: f"< {rounding:g}" if value < rounding else f"{value:.2e}"
+        for name, value in median.items()
+    }
     lines = [
-        f"epsilon is smallest at step fraction {best:g}: median {median['epsilon']:.2e} "
-        f"(trained model {median['epsilon_train']:.2e}, retrained {median['epsilon_retrain']:.2e})",
-        f"delta there {median['delta']:.2e}, tau {median['tau']:.1e}; "
-        f"1 - cos to the retrained model {median['tau_retrain']:.2e} "
-        f"(two retrainings differ by {median['tau_retrain_floor']:.1e}), smallest at {nearest}",
+        f"epsilon is smallest at step fraction {best:g}: median {said['epsilon']} "
+        f"(trained model {said['epsilon_train']}, retrained {said['epsilon_retrain']})",
+        f"delta there {said['delta']}, tau {said['tau']}; "
+        f"1 - cos to the retrained model {said['tau_retrain']} "
+        f"(two retrainings differ by {said['tau_retrain_floor']}), smallest at {nearest}",
+        f"(0.1, 0.1, 0.01)-successful: {100 * (at_best[QUALITY] <= 0.1).mean():.0f} % of the "
+        f"trials there; least epsilon at delta <= 0.1 and tau <= 0.01: median {said[QUALITY]}",
         f"margin of the forgotten sample: {median['margin_forget_original']:.3f} before, "
         f"{median['margin_forget_unlearned']:.3f} after, "
         f"{median['margin_forget_retrained']:.3f} retrained",
     ]
-    lines.insert(
-        2,
-        f"(0.1, 0.1, 0.01)-successful: {100 * (at_best[QUALITY] <= 0.1).mean():.0f} % of the "
-        f"trials there; least epsilon at delta <= 0.1 and tau <= 0.01: median "
-        f"{median[QUALITY]:.2e}",
-    )
     if at_best["accuracy_unlearned"].notna().any():
         mean = at_best.mean(numeric_only=True)
         areas = [_membership(at_best, whose) for whose in ("original", "unlearned", "retrained")]

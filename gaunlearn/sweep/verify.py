@@ -19,7 +19,7 @@ import pandas as pd
 from gaunlearn import reference
 from gaunlearn.doctor import versions
 from gaunlearn.models import SQUARED_RELU
-from gaunlearn.schema import BUDGETS, RESULTS, name_of_budget
+from gaunlearn.schema import BUDGETS, RESULTS, ROUNDING, name_of_budget
 from gaunlearn.sweep import machine
 from gaunlearn.sweep.execute import Network, Results, run_block
 from gaunlearn.sweep.grid import Cell
@@ -49,10 +49,8 @@ from gaunlearn.trial import ORIGINAL
 
 __all__ = ["MOST_PAIRS", "Difference", "Verdict", "verify_run"]
 
-# Relative agreement that is promised (README, *Reproducibility*), and the smallest difference that
-# counts: columns of rounding, such as tau at 1e-33, have no digits to agree in.
+# Relative agreement that is promised (README, *Reproducibility*), where numbers have digits.
 _SAME_PLATFORM, _OTHER_PLATFORM, _FLOAT32 = 1e-9, 1e-6, 1e-3
-_FLOOR, _FLOOR_FLOAT32 = 1e-12, 1e-6
 # The reference solves to about 1e-9; delta is a product of two of its numbers.
 _REFERENCE, _REFERENCE_FLOAT32 = 1e-6, 1e-2
 _REFERENCE_FLOOR_FLOAT32 = 1e-5
@@ -449,7 +447,7 @@ def _compare(
         tolerance = np.where(narrow, loose, promised)
         chosen = np.asarray([column in unsure.get(name, ()) for name in names])
         tolerance = np.where(chosen, np.maximum(tolerance, _NOT_UNIQUE), tolerance)
-        floor = np.where(narrow, _FLOOR_FLOAT32, _FLOOR)
+        floor = np.where(narrow, ROUNDING["float32"], ROUNDING["float64"])
         if way == "NumPy":
             floor = np.where(narrow, _REFERENCE_FLOOR_FLOAT32, promised)
         floor = np.where(chosen, np.maximum(floor, promised), floor)
