@@ -212,9 +212,9 @@ def measure_overhead(evaluations):
     busy = [0.0]
     original = execute.run_lanes
 
-    def timed(*arguments):
+    def timed(*arguments, **options):
         began = time.perf_counter()
-        results = original(*arguments)
+        results = original(*arguments, **options)
         jax.block_until_ready(jax.tree.leaves(results))
         busy[0] += time.perf_counter() - began
         return results

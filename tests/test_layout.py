@@ -40,7 +40,7 @@ LAYERS = [
     {"sweep.shapes", "sweep.lanes", "sweep.lock"},
     {"sweep.traced"},
     {"sweep.parts"},
-    {"sweep.identity", "sweep.place", "sweep.memory"},
+    {"sweep.compiler", "sweep.identity", "sweep.place", "sweep.memory"},
     {"sweep.samples", "sweep.tally"},
     {"sweep.reader", "sweep.predicate"},
     {"sweep.grid"},

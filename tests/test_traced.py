@@ -42,7 +42,7 @@ SHARDING = NamedSharding(Mesh(np.asarray(jax.local_devices()[:1]), ("trial",)), 
 
 
 def result(function=program, name="program", x=X):
-    found = traced(jax.jit(function), name, [x, SCALE], [SHARDING, SHARDING])(x, SCALE)
+    found = traced(jax.jit(function), name, [x, SCALE], [SHARDING, SHARDING], {})(x, SCALE)
     assert isinstance(found, Pair)
     return found
 

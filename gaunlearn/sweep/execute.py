@@ -31,6 +31,8 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
+# A training's time, in that of going over all pairs once when certifying.
+_PASSES = 100
 
 
 class Results(NamedTuple):
@@ -301,6 +303,7 @@ class _Work:
             self.lane_bytes,
             self.pairs,
             self.batch_pairs,
+            passes=_PASSES,
         )
         steps, available = jax.device_get((models.steps, available))
         needed = -(-steps[places] // self.program.setup.check_every)

@@ -4,6 +4,7 @@ Each device works off its lanes a batch at a time, however many there are: a pro
 a capacity, which blocks of other sizes share. Nothing here knows what a lane computes.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -15,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from gaunlearn.sweep.compiler import full_options, quick_options
 from gaunlearn.sweep.traced import traced
 
 __all__ = [
@@ -37,6 +39,9 @@ _NARROW = 4
 # how much there is of anything then share their programs.
 _SMALL_CAPACITY = 256
 _SMALL_BYTES = 1 << 24
+# (neuron, sample) pairs that a quickly compiled program may go over, all calls together: about
+# where it has lost what its compiler saved.
+_QUICK_PAIRS = 4_000_000
 
 
 def take(tree: Any, places: Any) -> Any:
@@ -127,6 +132,7 @@ def run_in_rounds(
 
 Stage = Callable[..., Any]
 _capacities: dict[Any, set[int]] = {}
+_gone_over: Counter[Any] = Counter()
 
 
 def _capacity(key: Any, count: int, size: int) -> int:
@@ -184,6 +190,7 @@ def _compiled(
     static: Any,
     batch: int,
     devices: tuple[Any, ...],
+    quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
 ) -> Callable[..., Any]:
@@ -191,6 +198,7 @@ def _compiled(
     over devices.
 
     Args:
+        quick: whether to save the compiler's time rather than the program's.
         tree: of (lanes, counts, common).
         shapes: and types of its leaves.
     """
@@ -205,16 +213,26 @@ def _compiled(
         lanes, count, common = jax.tree.unflatten(tree, leaves)
         return stage(static, batch, lanes, count[0], common)
 
+    options = quick_options() if quick else full_options()
     program = jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False)
+        jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False),
+        compiler_options=options,
     )
     name = f"{stage.__module__}.{stage.__qualname__} {static!r} {batch} {tree!r}"
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    return traced(program, name, arguments, [NamedSharding(mesh, spec) for spec in specs])
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return traced(program, name, arguments, shardings, options)
 
 
 def run_lanes(
-    stage: Stage, static: Any, lanes: Any, common: Any, size: int, pairs: int, batch_pairs: int
+    stage: Stage,
+    static: Any,
+    lanes: Any,
+    common: Any,
+    size: int,
+    pairs: int,
+    batch_pairs: int,
+    passes: int = 1,
 ) -> tuple[Any, np.ndarray]:
     """Run ``stage(static, batch, lanes, count, common)`` on every device's share of the lanes.
 
@@ -225,6 +243,7 @@ def run_lanes(
         size: bytes that one lane's results take.
         pairs: (neuron, sample) pairs that one lane works on at a time.
         batch_pairs: how many a batch may work on.
+        passes: about how many times a lane goes over its pairs.
 
     Returns:
         The results, and where in them each lane is.
@@ -242,4 +261,7 @@ def run_lanes(
     counts = np.bincount(device, minlength=len(devices))
     leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
     shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
-    return _compiled(stage, static, batch, devices, tree, shapes)(*leaves), places
+    key = stage, static, tree, shapes
+    _gone_over[key] += share * pairs * passes
+    quick = _gone_over[key] <= _QUICK_PAIRS
+    return _compiled(stage, static, batch, devices, quick, tree, shapes)(*leaves), places

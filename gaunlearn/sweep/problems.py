@@ -20,6 +20,7 @@ from gaunlearn.data.distributions import (
 from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
+from gaunlearn.sweep.compiler import quick_options
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
@@ -179,7 +180,7 @@ def _sampler(
         shapes: and types of its leaves.
     """
     device = jax.local_devices()[0]
-    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    options = quick_options()
 
     def on_leaves(*leaves):
         return _sampled(law, model, n_test, room, batch, *jax.tree.unflatten(tree, leaves))

@@ -22,6 +22,7 @@ import jax.export
 import jaxlib
 import numpy as np
 
+from gaunlearn.sweep.compiler import Options
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
@@ -75,7 +76,7 @@ def traced(
     name: str,
     arguments: Sequence[Any],
     shardings: Sequence[Any],
-    options: dict[str, Any] | None = None,
+    options: Options,
 ) -> Callable[..., Any]:
     """A compiled program, from its kept form if there is one.
 

@@ -1,0 +1,43 @@
+"""How hard XLA's compiler is to try. Nothing here knows what is compiled."""
+
+from functools import cache
+
+import jax
+
+__all__ = ["Options", "full_options", "quick_options"]
+
+Options = dict[str, bool | int]
+
+# Neither is documented by XLA, and later versions may not know them.
+_PLAIN_FUSIONS: Options = {"xla_cpu_use_fusion_emitters": False}
+_NO_OPTIMISATION: Options = {"xla_backend_optimization_level": 0}
+
+
+@cache
+def _known(names: tuple[tuple[str, bool | int], ...]) -> bool:
+    try:
+        jax.jit(lambda number: number + 1, compiler_options=dict(names))(1)
+    except jax.errors.JaxRuntimeError:  # no such option
+        return False
+    return True
+
+
+def _if_known(*options: Options) -> Options:
+    if jax.default_backend() != "cpu":
+        return {}
+    known = (each for each in options if _known(tuple(each.items())))
+    return {name: value for each in known for name, value in each.items()}
+
+
+def full_options() -> Options:
+    """For programs with much to do. On CPUs XLA's newer way of compiling fusions takes a third
+    longer, and the kernels here run no faster for it (docs/measurements.md, *Compiling*).
+    """
+    return _if_known(_PLAIN_FUSIONS)
+
+
+def quick_options() -> Options:
+    """For programs with little to do: on CPUs compiled in half the time, they run up to six times
+    slower.
+    """
+    return _if_known(_PLAIN_FUSIONS, _NO_OPTIMISATION)
