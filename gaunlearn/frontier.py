@@ -141,6 +141,7 @@ def ladder_and_least(
     ends: Sequence[Float[Array, "n r"]],
     deltas: Float[Array, " b"],
     taus: Float[Array, " t"],
+    beyond: Bool[Array, ""] | bool = True,
 ) -> tuple[Certificate, Float[Array, "b t"]]:
     """The ladder of kink tolerances (``certificate.ladder``), and the least epsilon found within
     each pair of budgets; NaN if nothing is within.
@@ -155,9 +156,10 @@ def ladder_and_least(
         kink_tols: as for ``certificate.ladder``.
         ends: points to go to, at least one; NaN where there is none.
         deltas, taus: budgets.
+        beyond: whether to look beyond the rungs; one for all of a batch, or nothing is saved.
 
     Returns:
-        The rungs, stacked, and (b, t) least epsilons.
+        The rungs, stacked, and (b, t) least epsilons, of the rungs alone if that is all.
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
@@ -175,28 +177,44 @@ def ladder_and_least(
         jnp.concatenate([jnp.zeros(rungs, int), place]),
     )
 
-    def look(best, step):
-        """``best``: for each budget for tau the least epsilon of a rung, and its weights."""
-        is_rung, tol, delta, place = step
-        candidates = jnp.concatenate([best[1], points])
-        point = jnp.where(is_rung, weights, candidates[place])
-        found = certify_at(model, point, u, x, y, retain, tol, delta)
-        tau = jnp.where(is_rung, found.tau, one_minus_cosine(weights, found.weights))
-        better = is_rung & (found.tau <= taus) & (found.epsilon < best[0])
-        epsilon = jnp.where(better, found.epsilon, best[0])
-        each = jnp.where(better[:, None, None], found.weights, best[1])
-        return (epsilon, each), found._replace(tau=tau)
+    def certified(point, tol, delta):
+        return certify_at(model, point, u, x, y, retain, tol, delta)
 
-    start = (
-        jnp.full(len(taus), jnp.inf, weights.dtype),
-        jnp.full((len(taus), *weights.shape), jnp.nan, weights.dtype),
+    def look(number, state):
+        """``epsilon_of``, ``weights_of``: the least epsilon of a rung within each budget for tau,
+        and where. ``kept`` has a last place for all that is no rung.
+        """
+        epsilon_of, weights_of, kept, triples = state
+        is_rung, tol, delta, place = (each[number] for each in steps)
+        candidates = jnp.concatenate([weights_of, points])
+        found = certified(jnp.where(is_rung, weights, candidates[place]), tol, delta)
+        tau = jnp.where(is_rung, found.tau, one_minus_cosine(weights, found.weights))
+        better = is_rung & (found.tau <= taus) & (found.epsilon < epsilon_of)
+        slot = jnp.minimum(number, rungs)
+        return (
+            jnp.where(better, found.epsilon, epsilon_of),
+            jnp.where(better[:, None, None], found.weights, weights_of),
+            jax.tree.map(lambda all_, new: all_.at[slot].set(new), kept, found),
+            triples.at[number].set(jnp.stack([found.epsilon, found.delta, tau])),
+        )
+
+    one = jax.eval_shape(certified, weights, kink_tols[0], deltas[0])
+    *_, kept, triples = jax.lax.fori_loop(
+        0,
+        jnp.where(beyond, rungs + bounded, rungs),
+        look,
+        (
+            jnp.full(len(taus), jnp.inf, weights.dtype),
+            jnp.full((len(taus), *weights.shape), jnp.nan, weights.dtype),
+            jax.tree.map(lambda leaf: jnp.zeros((rungs + 1, *leaf.shape), leaf.dtype), one),
+            jnp.full((rungs + bounded, 3), jnp.nan, weights.dtype),
+        ),
     )
-    _, found = jax.lax.scan(look, start, steps)
-    epsilon, delta, tau = found.epsilon, found.delta, found.tau
+    epsilon, delta, tau = triples.T
 
     def within(delta_budget, tau_budget):
         fits = (delta <= delta_budget) & (tau <= tau_budget)
         return _minimum(jnp.where(fits, epsilon, jnp.nan), 0)
 
     least = jax.vmap(lambda d: jax.vmap(lambda t: within(d, t))(taus))(deltas)
-    return jax.tree.map(lambda leaf: leaf[:rungs], found), least
+    return jax.tree.map(lambda leaf: leaf[:rungs], kept), least

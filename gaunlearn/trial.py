@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate, certify, choose, one_minus_cosine
 from gaunlearn.frontier import ladder_and_least
+from gaunlearn.generalisation import fresh_logits, generalisation, outside_of
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
-from gaunlearn.metrics import accuracy, disagreement, membership
-from gaunlearn.models import Model, largest_logits, logits, preactivations, upper_columns
+from gaunlearn.metrics import disagreement
+from gaunlearn.models import Model
 from gaunlearn.schema import BUDGETS, GUARANTEED_EPSILON, name_of_budget
 from gaunlearn.theory import ascent_bound, data_conditions
 from gaunlearn.training import Descent, Trained, TrainingConfig, margins
@@ -30,26 +31,29 @@ __all__ = [
     "FRESH_AGAIN",
     "INITIALISATIONS",
     "ORIGINAL",
+    "Certified",
+    "Destination",
+    "Ended",
     "Settings",
     "Setup",
     "TrainedModel",
+    "certificate_of_limit",
     "certify_stage",
+    "columns_of_certificate",
+    "columns_of_least",
+    "columns_of_limit",
     "compare_stage",
     "descent_of",
-    "finish_training",
-    "fresh_logits",
+    "end_training",
     "judge_stage",
+    "limit_stage",
+    "trained_model",
     "unlearn_stage",
 ]
 
 # Places in Problem.initial_weights: the trained model's, and two fresh ones to retrain from.
 ORIGINAL, FRESH, FRESH_AGAIN = 0, 1, 2
 INITIALISATIONS = 3
-
-# A logit or margin of so many units of rounding, relative to the network's scale, is zero.
-_ZERO_UNITS = 100
-# Of a vector's length: what is left of it when it depends on others, but for rounding.
-_DEPENDENT = 1e-5
 
 
 class Setup(NamedTuple):
@@ -89,6 +93,40 @@ class Settings(NamedTuple):
     target_epsilon: Float[AnyArray, ""]
     kink_tols: Float[AnyArray, " l"]
     tau_budget: Float[AnyArray, ""]
+
+
+class Ended(NamedTuple):
+    """Where a descent ended.
+
+    Attributes:
+        weights, margins: there.
+        steps, log_loss, settled: see ``TrainedModel``.
+    """
+
+    weights: Float[Array, "n r+k"]
+    margins: Float[Array, " m"]
+    steps: Int[Array, ""]
+    log_loss: Float[Array, ""]
+    settled: Bool[Array, ""]
+
+
+class Destination(NamedTuple):
+    """Where training on from some weights would lead.
+
+    Attributes:
+        limit: the limit.
+        tau: 1 - cos between the weights and it.
+    """
+
+    limit: Limit
+    tau: Float[Array, ""]
+
+
+class Certified(NamedTuple):
+    """A model's certificate, and the least epsilon within each of the budgets of ``BUDGETS``."""
+
+    certificate: Certificate
+    least: Float[Array, "b t"]
 
 
 class TrainedModel(NamedTuple):
@@ -133,15 +171,6 @@ def _certify(
     )
 
 
-def _outside(problem: Problem, model: Model) -> slice:
-    """The columns of what lies outside the samples' span, behind those inside it; behind them stand
-    the layers above the first.
-    """
-    k, n, width = problem.initial_weights.shape
-    end = width - upper_columns(model, n)
-    return slice(end - k, end)
-
-
 def _without(matrix: Float[Array, "n r"], columns: slice) -> Float[Array, "n s"]:
     return jnp.concatenate([matrix[:, : columns.start], matrix[:, columns.stop :]], axis=1)
 
@@ -163,7 +192,7 @@ def descent_of(
 
     The coordinates outside the samples' span never change, so descent leaves them out.
     """
-    initial, outside = problem.initial_weights[start], _outside(problem, setup.model)
+    initial, outside = problem.initial_weights[start], outside_of(problem, setup.model)
 
     def epsilon_of(weights):
         whole = _with(weights, outside, initial[:, outside])
@@ -190,46 +219,79 @@ def descent_of(
     )
 
 
-def finish_training(
-    setup: Setup,
-    problem: Problem,
-    start: Int[Array, ""],
-    keep: Bool[Array, " m"],
-    trained: Trained,
-) -> TrainedModel:
-    """Add what lies outside the span, and solve for where the descent leads.
-
-    In the limit those coordinates are zero: they stay as they are while the others grow.
-    """
-    outside = _outside(problem, setup.model)
-    ended = _with(trained.weights, outside, problem.initial_weights[start][:, outside])
-    limit = find_limit(setup.model, ended, problem.u, problem.x, problem.y, keep)
-    margins_at_end = margins(setup.model, ended, problem.u, problem.x, problem.y)
-    return TrainedModel(
-        weights=limit.weights if setup.to_limit else ended,
+def end_training(setup: Setup, problem: Problem, start: Int[Array, ""], trained: Trained) -> Ended:
+    """Where descent from initialisation number ``start`` ended, with what lies outside the span."""
+    outside = outside_of(problem, setup.model)
+    weights = _with(trained.weights, outside, problem.initial_weights[start][:, outside])
+    return Ended(
+        weights=weights,
+        margins=margins(setup.model, weights, problem.u, problem.x, problem.y),
         steps=trained.steps,
         log_loss=trained.log_loss,
         settled=trained.settled,
+    )
+
+
+def limit_stage(
+    model: Model, problem: Problem, weights: Float[Array, "n r+k"], keep: Bool[Array, " m"]
+) -> Destination:
+    """Solve for where training on the samples in ``keep`` leads from some weights. There
+    coordinates outside the samples' span are zero: they stay as they are while the others grow.
+    """
+    limit = find_limit(model, weights, problem.u, problem.x, problem.y, keep)
+    return Destination(limit, one_minus_cosine(weights, limit.weights))
+
+
+def trained_model(setup: Setup, ended: Ended, destination: Destination) -> TrainedModel:
+    """What is taken for the trained model, one or many stacked: the descent's end or its limit."""
+    limit = destination.limit
+    return TrainedModel(
+        weights=limit.weights if setup.to_limit else ended.weights,
+        steps=ended.steps,
+        log_loss=ended.log_loss,
+        settled=ended.settled,
         limit=limit,
-        tau_limit=one_minus_cosine(ended, limit.weights),
-        ease=-limit.multipliers if setup.to_limit else margins_at_end,
+        tau_limit=destination.tau,
+        ease=-limit.multipliers if setup.to_limit else ended.margins,
     )
 
 
 def certify_stage(
-    setup: Setup,
+    model: Model,
     settings: Settings,
     problem: Problem,
-    trained: TrainedModel,
+    weights: Float[Array, "n r+k"],
     keep: Bool[Array, " m"],
-) -> Certificate:
-    """A trained model's certificate on the samples that it was trained on.
+    ends: Float[Array, "e n r+k"],
+    beyond: Bool[Array, ""],
+) -> Certified:
+    """A model's certificate on the samples in ``keep``, and the least epsilons within budgets if
+    there is to be more than the certificate.
 
-    That of a limit is what the limit solver found it with: exact, and with tau = 0.
+    Args:
+        ends: what the frontier's paths lead to.
+        beyond: see ``frontier.ladder_and_least``.
     """
-    limit = trained.limit
-    if not (setup.to_limit and setup.kinks):
-        return _certify(setup, settings, problem, trained.weights, keep)
+    u, x, y = problem.u, problem.x, problem.y
+    deltas, taus = (jnp.asarray([10.0**-k for k in powers]) for powers in BUDGETS)
+    rungs, least = ladder_and_least(
+        model,
+        weights,
+        u,
+        x,
+        y,
+        keep,
+        jnp.asarray(settings.kink_tols),
+        list(ends),
+        deltas,
+        taus,
+        beyond,
+    )
+    return Certified(choose(rungs, jnp.asarray(settings.tau_budget)), least)
+
+
+def certificate_of_limit(limit: Limit) -> Certificate:
+    """What the limit solver found a limit with, one or many stacked: exact, and with tau = 0."""
     return Certificate(
         epsilon=limit.epsilon,
         delta=limit.delta,
@@ -237,103 +299,12 @@ def certify_stage(
         multipliers=limit.multipliers,
         coefficients=limit.coefficients,
         kink_pairs=limit.kink_pairs,
-        separated=jnp.isfinite(limit.epsilon),
-        kink_tol=jnp.zeros_like(limit.epsilon),
-        gap=jnp.zeros_like(limit.epsilon),
+        separated=limit.epsilon < float("inf"),
+        kink_tol=0.0 * limit.epsilon,
+        gap=0.0 * limit.epsilon,
         weights=limit.weights,
         margins=limit.margins,
     )
-
-
-def _without_noise(
-    model: Model,
-    problem: Problem,
-    weights: Float[Array, "n r+k"],
-    x: Float[Array, "t r+k"],
-    outputs: Float[Array, " t"],
-) -> Float[Array, " t"]:
-    """Logits or margins, 0 where they are rounding: neurons that unlearning takes to zero leave
-    some, and its sign is nobody's class.
-    """
-    if model.homogeneity == 1:
-        lengths = jnp.linalg.norm(x, axis=1)
-        scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * lengths
-    else:
-        scale = largest_logits(model, weights, problem.u, x)
-    noise = _ZERO_UNITS * jnp.finfo(outputs.dtype).eps * scale
-    return jnp.where(jnp.abs(outputs) <= noise, 0.0, outputs)
-
-
-def _shares(model: Model, problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " k"]:
-    """How many times each initialisation's part outside the samples' span is in some weights.
-
-    Training leaves it as it is, limits have none of it, methods may shrink it. All weights here
-    are such sums, which Gram and Schmidt's directions of the few parts take apart.
-    """
-    initial = problem.initial_weights
-    k = initial.shape[0]
-    outside = _outside(problem, model)
-    parts = initial[:, :, outside].reshape(k, -1)
-    rest = weights[:, outside].ravel()
-    directions: list[Array] = []
-    along, lengths = [], []
-    for part in parts:
-        own = part
-        for direction in directions:
-            own = own - (direction @ own) * direction
-        length = jnp.linalg.norm(own)
-        # Where fewer dimensions are left than there are parts, some add nothing.
-        exists = length > _DEPENDENT * jnp.linalg.norm(part)
-        directions.append(jnp.where(exists, own / jnp.where(exists, length, 1.0), 0.0))
-        lengths.append(jnp.where(exists, length, 1.0))
-        along.append(directions[-1] @ rest)
-        rest = rest - along[-1] * directions[-1]
-    shares = [jnp.zeros(())] * k
-    for a in reversed(range(k)):
-        later = sum((directions[a] @ parts[b]) * shares[b] for b in range(a + 1, k))
-        shares[a] = (along[a] - later) / lengths[a]
-    return jnp.stack(shares)
-
-
-def fresh_logits(
-    model: Model, problem: Problem, weights: Float[Array, "n r+k"]
-) -> Float[Array, " t"]:
-    """Logits on the test set, what weights have outside the samples' span among it."""
-    z = preactivations(weights, problem.x_test)
-    z = z + jnp.tensordot(_shares(model, problem, weights), problem.test_offset, 1)
-    outputs = logits(model, z, problem.u, weights)
-    return _without_noise(model, problem, weights, problem.x_test, outputs)
-
-
-def _mean(values: Float[Array, " m"], where: Bool[Array, " m"]) -> Float[Array, ""]:
-    """NaN if it is a mean of none."""
-    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.sum(where)
-
-
-def _generalisation(
-    setup: Setup,
-    problem: Problem,
-    weights: Float[Array, "n r+k"],
-    fresh: Float[Array, " t"],
-    forget: Bool[Array, " m"],
-    whose: str,
-) -> dict[str, Array]:
-    """Forget margin in units of the least retained one; accuracy and membership.
-
-    Args:
-        fresh: ``fresh_logits`` of the weights.
-    """
-    q = margins(setup.model, weights, problem.u, problem.x, problem.y)
-    q = _without_noise(setup.model, problem, weights, problem.x, q)
-    least = jnp.min(jnp.where(problem.present & ~forget, q, jnp.inf))
-    margin = _mean(q, forget)
-    found = {"margin_forget": margin / jnp.where(least > 0, least, jnp.nan)}
-    if problem.y_test.shape[0]:
-        known = jnp.all(jnp.isfinite(weights))
-        found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
-        stands_out = membership(q, problem.y_test * fresh)
-        found["membership"] = jnp.where(known, _mean(stands_out, forget), jnp.nan)
-    return {f"{name}_{whose}": value for name, value in found.items()}
 
 
 def _situation(
@@ -389,9 +360,9 @@ def compare_stage(
     estimated = estimated_multipliers(setup.model, setup.loss, situation)
     forget = situation.forget
 
-    def generalisation(weights, whose):
+    def of(weights, whose):
         fresh = fresh_logits(setup.model, problem, weights)
-        return _generalisation(setup, problem, weights, fresh, forget, whose)
+        return generalisation(setup.model, problem, weights, fresh, forget, whose)
 
     return {
         **conditions._asdict(),
@@ -415,8 +386,8 @@ def compare_stage(
         "tau_retrain_limit": retrained.tau_limit,
         "limit_status_retrain": retrained.limit.status,
         "tau_retrain_floor": one_minus_cosine(retrained.weights, retrained_again.weights),
-        **generalisation(trained.weights, "original"),
-        **generalisation(retrained.weights, "retrained"),
+        **of(trained.weights, "original"),
+        **of(retrained.weights, "retrained"),
     }
 
 
@@ -452,7 +423,7 @@ def judge_stage(
     step_fraction: Float[Array, ""],
     is_ascent: Bool[Array, ""],
 ) -> dict[str, Array]:
-    """Certify the unlearned model, and compare it with the trained and the retrained one.
+    """Compare the unlearned model with the trained and the retrained one.
 
     Args:
         is_ascent: whether it is ``step_fraction`` times the theorem's step: the a-posteriori
@@ -463,12 +434,6 @@ def judge_stage(
     model, u, x, y = setup.model, problem.u, problem.x, problem.y
     situation = _situation(problem, model, settings, trained, original, retrained, order)
     weights, forget, retain = unlearned.weights, situation.forget, situation.retain
-    kink_tols, tau_budget = jnp.asarray(settings.kink_tols), jnp.asarray(settings.tau_budget)
-    limit = find_limit(model, weights, u, x, y, retain)
-    deltas, taus = (jnp.asarray([10.0**-k for k in powers]) for powers in BUDGETS)
-    ends = [limit.weights, reference.weights]
-    rungs, least = ladder_and_least(model, weights, u, x, y, retain, kink_tols, ends, deltas, taus)
-    certificate = choose(rungs, tau_budget)
     bound = ascent_bound(
         model,
         trained.weights / situation.scale,
@@ -488,22 +453,6 @@ def judge_stage(
     fresh = fresh_logits(model, problem, weights)
     found = {
         "unlearn_gradients": unlearned.gradients,
-        "separated": certificate.separated,
-        "epsilon": certificate.epsilon,
-        "delta": certificate.delta,
-        "tau": certificate.tau,
-        "kink_tol": certificate.kink_tol,
-        "kink_pairs": certificate.kink_pairs,
-        "kkt_gap": certificate.gap,
-        "epsilon_limit": limit.epsilon,
-        "delta_limit": limit.delta,
-        "tau_limit": one_minus_cosine(weights, limit.weights),
-        "limit_status_unlearned": limit.status,
-        **{
-            name_of_budget(a, b): least[row, column]
-            for row, a in enumerate(BUDGETS[0])
-            for column, b in enumerate(BUDGETS[1])
-        },
         "tau_retrain": one_minus_cosine(weights, reference.weights),
         "sign_flips": bound.sign_flips,
         "epsilon_inherited": bound.epsilon,
@@ -517,9 +466,41 @@ def judge_stage(
             ((phi <= guaranteed) & (bound.sign_flips == 0)).astype(phi.dtype),
             jnp.nan,
         ),
-        **_generalisation(setup, problem, weights, fresh, forget, "unlearned"),
+        **generalisation(model, problem, weights, fresh, forget, "unlearned"),
     }
     if problem.y_test.shape[0]:
         differ = disagreement(fresh, fresh_logits(model, problem, retrained.weights))
         found["disagreement"] = jnp.where(original.separated, differ, jnp.nan)
     return found
+
+
+def columns_of_certificate(certificate: Certificate) -> dict[str, Array]:
+    """Of unlearned models, one or many stacked."""
+    return {
+        "separated": certificate.separated,
+        "epsilon": certificate.epsilon,
+        "delta": certificate.delta,
+        "tau": certificate.tau,
+        "kink_tol": certificate.kink_tol,
+        "kink_pairs": certificate.kink_pairs,
+        "kkt_gap": certificate.gap,
+    }
+
+
+def columns_of_least(least: Float[AnyArray, "... b t"]) -> dict[str, AnyArray]:
+    """The frontier's columns, of one model or of many."""
+    return {
+        name_of_budget(a, b): least[..., row, column]
+        for row, a in enumerate(BUDGETS[0])
+        for column, b in enumerate(BUDGETS[1])
+    }
+
+
+def columns_of_limit(destination: Destination) -> dict[str, Array]:
+    """Of where unlearned models would be trained to, one or many stacked."""
+    return {
+        "epsilon_limit": destination.limit.epsilon,
+        "delta_limit": destination.limit.delta,
+        "tau_limit": destination.tau,
+        "limit_status_unlearned": destination.limit.status,
+    }

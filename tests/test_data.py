@@ -26,10 +26,15 @@ from gaunlearn.trial import (
     Settings,
     Setup,
     certify_stage,
+    columns_of_certificate,
+    columns_of_least,
+    columns_of_limit,
     compare_stage,
     descent_of,
-    finish_training,
+    end_training,
     judge_stage,
+    limit_stage,
+    trained_model,
     unlearn_stage,
 )
 from gaunlearn.types import Dataset
@@ -122,12 +127,18 @@ def reduced_trial(problem, forget):
 
     def trained_on(start, keep):
         descent = descent_of(SETUP, SETTINGS, problem, start, keep)
-        ended = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
-        return finish_training(SETUP, problem, start, keep, descent.result(ended))
+        state = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
+        ended = end_training(SETUP, problem, start, descent.result(state))
+        return trained_model(SETUP, ended, limit_stage(RELU, problem, ended.weights, keep))
+
+    def certified(weights, keep, ends):
+        return certify_stage(
+            RELU, SETTINGS, problem, weights, keep, ends, jnp.asarray(len(ends) > 1)
+        )
 
     trained, again = trained_on(ORIGINAL, everything), trained_on(FRESH, retain)
-    original = certify_stage(SETUP, SETTINGS, problem, trained, everything)
-    reference = certify_stage(SETUP, SETTINGS, problem, again, retain)
+    original = certified(trained.weights, everything, trained.weights[None]).certificate
+    reference = certified(again.weights, retain, again.weights[None]).certificate
     shared = compare_stage(
         SETUP, SETTINGS, problem, trained, original, again, reference, trained, order
     )
@@ -138,7 +149,15 @@ def reduced_trial(problem, forget):
             SETUP, "ascent", SETTINGS, effort, problem, trained, original, again, order
         )
         rest = trained, original, again, reference, order, found, fraction, jnp.asarray(True)
-        return judge_stage(SETUP, SETTINGS, problem, *rest)
+        there = limit_stage(RELU, problem, found.weights, retain)
+        ends = jnp.stack([there.limit.weights, reference.weights])
+        certificate, least = certified(found.weights, retain, ends)
+        return {
+            **judge_stage(SETUP, SETTINGS, problem, *rest),
+            **columns_of_limit(there),
+            **columns_of_certificate(certificate),
+            **columns_of_least(least),
+        }
 
     swept = jax.vmap(unlearned_by)(jnp.asarray(FRACTIONS))
     return trained.weights, again.weights, shared, swept

@@ -16,13 +16,15 @@ from runs import SPEC, command, finish, write
 
 import gaunlearn
 from gaunlearn.cli import main
-from gaunlearn.sweep import machine, plan, worker
+from gaunlearn.sweep import compiler, machine, plan, worker
+from gaunlearn.sweep import lanes as lanes_module
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
     forget_capacities,
     map_lanes,
     pad_to_capacity,
     run_in_rounds,
+    run_in_turns,
     run_lanes,
 )
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
@@ -391,6 +393,54 @@ def test_lanes_have_room_for_more_only_if_it_costs_nothing(size, capacity):
     results, places = run_lanes(doubled, size, np.arange(3.0), (), size, 8, 8000)
     assert len(results) == capacity * len(jax.local_devices())
     assert np.asarray(results)[places].tolist() == [0.0, 2.0, 4.0]
+
+
+def test_turns_keep_the_order_and_share_a_program():
+    """Also where there are many more lanes than it was compiled for."""
+    forget_capacities()
+    traced = []
+
+    def squared(static, batch, lanes, count, common):
+        traced.append(batch)
+        return map_lanes(lambda lane: (lane**2, common + lane), lanes, count, batch)
+
+    for count in (3, 25, 4, 1):
+        lanes = np.arange(float(count))
+        found = run_in_turns(
+            squared, "turns", lanes, np.asarray(7.0), 1 << 22, 8, 8000, 1, 0, lambda each: each[1]
+        )
+        np.testing.assert_array_equal(found, lanes + 7)
+    assert len(set(traced)) == 1
+    size = lanes_module._TURN_BYTES // 2
+    many = run_in_turns(squared, "few", np.arange(9.0), np.asarray(0.0), size, 8, 8000, 1, 0)
+    np.testing.assert_array_equal(many[0], np.arange(9.0) ** 2)
+
+
+def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
+    """At once where that is known beforehand; else when a quick one has had its share."""
+    asked = []
+    for name in ("quick_options", "full_options"):
+        monkeypatch.setattr(lanes_module, name, lambda name=name: asked.append(name) or {})
+    share = lanes_module._QUICK_PAIRS * len(jax.local_devices())
+
+    def run(static, passes, ahead=0):
+        run_in_turns(doubled, static, np.arange(2.0), (), 1, 8, 8000, passes, ahead)
+        return asked[-1]
+
+    assert run("little", 1) == "quick_options"
+    assert run("much", share) == "full_options"
+    assert run("to come", 1, ahead=share) == "full_options"
+    assert run("often", share // 40) == "quick_options"
+    assert run("often", share // 40) == "quick_options"
+    assert run("often", share // 40) == "full_options"
+
+
+def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
+    assert set(compiler.full_options()) <= set(compiler.quick_options())
+    assert "xla_backend_optimization_level" in compiler.quick_options()
+    monkeypatch.setattr(compiler, "_PLAIN_FUSIONS", {"xla_cpu_no_such_option": True})
+    assert compiler.full_options() == {}
+    assert compiler.quick_options() == {"xla_backend_optimization_level": 0}
 
 
 def test_output_that_nobody_reads_is_no_error_of_ours():

@@ -52,7 +52,7 @@ LAYERS = [
     {"unlearning.descent", "unlearning.solves"},
     {"unlearning.ascent"},
     {"unlearning.situation"},
-    {"frontier"},
+    {"frontier", "generalisation"},
     {"certificate", "metrics", "training"},
     {"deep"},
     {"kkt", "theory", "limit", "snapping"},

@@ -16,14 +16,26 @@ from gaunlearn.certificate import IGNORED_KINKS
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
-from gaunlearn.sweep.lanes import pad_to_capacity, run_lanes, take
+from gaunlearn.sweep.lanes import pad_to_capacity, run_in_turns, run_lanes, take
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, model_of
 from gaunlearn.sweep.sections import Evaluation, Training
 from gaunlearn.sweep.shapes import lane_bytes
-from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, TrainLane
-from gaunlearn.trial import ORIGINAL, Settings, Setup
+from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, LimitLane, TrainLane
+from gaunlearn.trial import (
+    ORIGINAL,
+    Certified,
+    Destination,
+    Settings,
+    Setup,
+    TrainedModel,
+    certificate_of_limit,
+    columns_of_certificate,
+    columns_of_least,
+    columns_of_limit,
+    trained_model,
+)
 from gaunlearn.types import Problem
 from gaunlearn.unlearning import Effort
 
@@ -31,8 +43,11 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
-# A training's time, in that of going over all pairs once when certifying.
-_PASSES = 100
+# Times of a training, of a limit, and of what a trial takes besides, in that of a certificate at
+# one tolerance.
+_TRAINING, _LIMIT, _BESIDES = 100, 8, 5
+# Certificates at one tolerance that the frontier's columns take.
+_FRONTIER = 12
 
 
 class Results(NamedTuple):
@@ -170,6 +185,7 @@ class _Work:
         self.lane_bytes = lane_bytes(room, upper_columns(model, room.neurons))
         self.batch_pairs = batch_pairs
         self.report = report
+        self.trial_count = sum(family.trials for family in self.families)
         # Every forget set once; the first forgets nothing.
         self.orders: list[np.ndarray] = [np.zeros(self.program.room.samples, np.int64)]
         self.order_of: dict[tuple[int, Any, int], int] = {}
@@ -229,7 +245,7 @@ class _Work:
 
     def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[Network]:
         """Every trained and retrained network."""
-        weights, problems = jax.device_get((models.weights, self.problems))
+        weights, problems = models.weights, jax.device_get(self.problems)
         forget_of = {place: key[1:] for key, place in self.order_of.items()}
         found = []
         for lane, place in place_of.items():
@@ -252,7 +268,7 @@ class _Work:
             )
         return found
 
-    def train(self) -> tuple[dict[_Lane, int], Any, float]:
+    def train(self) -> tuple[dict[_Lane, int], TrainedModel, float]:
         """Train and retrain: where each lane's model is, the models, and the utilisation.
 
         Retrainings whose forget set depends on the trained model wait for it; all others are
@@ -268,23 +284,22 @@ class _Work:
                     lanes.append(_Lane(number, start, self.forget(number, rule, index)))
         place_of, models, needed, available = self.descend(lanes)
         if waiting:
-            ease = jax.device_get(models.ease)
-            later = [
-                _Lane(
-                    number, start, self.forget(number, rule, index, ease[place_of[lanes[number]]])
-                )
-                for number, rule, index, start in waiting
-            ]
+            later = []
+            for number, rule, index, start in waiting:
+                ease = np.asarray(models.ease[place_of[lanes[number]]])
+                later.append(_Lane(number, start, self.forget(number, rule, index, ease)))
             first = len(models.steps)
             places, more, more_needed, more_available = self.descend(later)
-            models = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), models, more)
+            models = jax.tree.map(lambda a, b: np.concatenate([a, b]), models, more)
             place_of |= {lane: first + place for lane, place in places.items()}
             needed, available = needed + more_needed, available + more_available
         return place_of, models, needed / max(1.0, available)
 
-    def descend(self, lanes: Sequence[_Lane]) -> tuple[dict[_Lane, int], Any, float, float]:
-        """Train on lanes: where each one's model is, the models, and how many rounds their batches
-        had to take and took.
+    def descend(
+        self, lanes: Sequence[_Lane]
+    ) -> tuple[dict[_Lane, int], TrainedModel, float, float]:
+        """Train on lanes: where each one's model is, the models on the host, and how many rounds
+        their batches had to take and took.
         """
         # Those with the most steps first: the batch is full until little is left.
         lanes = sorted(lanes, key=lambda lane: -self.families[lane.family].train.max_steps)
@@ -295,21 +310,59 @@ class _Work:
             self.shared(settings, "settings"),
             self.shared(np.stack(self.orders), "orders"),
         )
-        (models, available), places = run_lanes(
+        problem = np.asarray(self.problem_of)[family]
+        found, places = run_lanes(
             stages.train,
             self.program.setup,
-            TrainLane(np.asarray(self.problem_of)[family], family, start, forget),
+            TrainLane(problem, family, start, forget),
             common,
             self.lane_bytes,
             self.pairs,
             self.batch_pairs,
-            passes=_PASSES,
+            passes=_TRAINING,
         )
-        steps, available = jax.device_get((models.steps, available))
-        needed = -(-steps[places] // self.program.setup.check_every)
+        ended, available = jax.device_get(found)
+        ended = take(ended, places)
+        lanes_of_limits = LimitLane(problem, forget, ended.weights)
+        destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
+        models = trained_model(self.program.setup, ended, destinations)
+        needed = -(-ended.steps // self.program.setup.check_every)
         rounds = available.mean() * len(jax.local_devices())
-        place_of = dict(zip(lanes, map(int, places), strict=True))
+        place_of = {lane: place for place, lane in enumerate(lanes)}
         return place_of, models, float(needed.sum()), float(rounds)
+
+    def limits(self, lanes: LimitLane, ahead: int, keep: Callable[[Destination], Any]) -> Any:
+        """What is kept of the limits of training on."""
+        return run_in_turns(
+            stages.limit,
+            self.program.setup.model,
+            lanes,
+            (self.problems, self.shared(np.stack(self.orders), "orders")),
+            self.lane_bytes,
+            self.pairs,
+            self.batch_pairs,
+            passes=_LIMIT,
+            ahead=ahead,
+            keep=keep,
+        )
+
+    def certify(
+        self, lanes: CertifyLane, beyond: bool, ahead: int, keep: Callable[[Certified], Any]
+    ) -> Any:
+        """What is kept of certificates, and of the least epsilons within budgets if asked for."""
+        passes = lanes.settings.kink_tols.shape[1] + (_FRONTIER if beyond else 0)
+        return run_in_turns(
+            stages.certify,
+            self.program.setup.model,
+            lanes,
+            (self.problems, self.shared(np.stack(self.orders), "orders"), np.asarray(beyond)),
+            self.lane_bytes,
+            self.pairs,
+            self.batch_pairs,
+            passes=passes,
+            ahead=ahead,
+            keep=keep,
+        )
 
     def lay_out(
         self, owners: Sequence[tuple[int, int]], place_of: Mapping[_Lane, int]
@@ -351,34 +404,41 @@ class _Work:
         rungs: int,
         owners: Sequence[tuple[int, int]],
         place_of: Mapping[_Lane, int],
-        models: Any,
+        models: TrainedModel,
         keep_unlearned: bool,
     ) -> Results:
         """Certify, compare, unlearn and judge for branches that share programs."""
-        layout, weight = self.lay_out(owners, place_of), self.pairs * rungs
-        orders = self.shared(np.stack(self.orders), "orders")
+        layout = self.lay_out(owners, place_of)
         certified = [lane for lane, _ in layout.certified]
-        certificates, places = run_lanes(
-            stages.certify,
-            setup,
-            CertifyLane(
-                problem=np.asarray([self.problem_of[lane.family] for lane in certified]),
-                model=np.asarray([place_of[lane] for lane in certified]),
-                forget=np.asarray([lane.forget for lane in certified]),
-                settings=self.settings_of(
-                    (lane.family, evaluate) for lane, evaluate in layout.certified
+        places = [place_of[lane] for lane in certified]
+        if setup.to_limit and setup.kinks:
+            certificates = certificate_of_limit(take(models.limit, places))
+        else:
+            weights = models.weights[places]
+            certificates = self.certify(
+                CertifyLane(
+                    problem=np.asarray([self.problem_of[lane.family] for lane in certified]),
+                    forget=np.asarray([lane.forget for lane in certified]),
+                    settings=self.settings_of(
+                        (lane.family, evaluate) for lane, evaluate in layout.certified
+                    ),
+                    weights=weights,
+                    ends=np.stack([weights, weights], 1),
                 ),
-            ),
-            (self.problems, models, orders),
-            self.lane_bytes,
-            weight,
-            self.batch_pairs,
+                beyond=False,
+                ahead=len(layout.trials) * (rungs + _FRONTIER),
+                keep=lambda found: found.certificate,
+            )
+        orders = self.shared(np.stack(self.orders), "orders")
+        common = (
+            self.problems,
+            self.shared(models, "models"),
+            self.shared(certificates, "certificates"),
+            orders,
         )
-        common = (self.problems, models, certificates, orders)
         sets = ForgetLane(
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
-        sets = sets._replace(original=places[sets.original], reference=places[sets.reference])
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
         columns, compared_places = run_lanes(
             stages.compare,
@@ -407,6 +467,24 @@ class _Work:
         )
         names = [method.method for method in methods]
         unlearned, unlearned_places = self.unlearn(setup, names, (sets, settings, efforts), common)
+        weights = jax.device_get(unlearned.weights)[unlearned_places]
+        ends, at_limit = self.limits(
+            LimitLane(sets.problem, sets.forget, weights),
+            0,
+            lambda found: (found.limit.weights, columns_of_limit(found)),
+        )
+        certified_columns, least = self.certify(
+            CertifyLane(
+                problem=sets.problem,
+                forget=sets.forget,
+                settings=settings,
+                weights=weights,
+                ends=np.stack([ends, certificates.weights[sets.reference]], 1),
+            ),
+            beyond=True,
+            ahead=0,
+            keep=lambda found: (columns_of_certificate(found.certificate), found.least),
+        )
         judged, judged_places = run_lanes(
             stages.judge,
             setup,
@@ -419,19 +497,18 @@ class _Work:
             ),
             (*common, unlearned),
             self.lane_bytes,
-            weight,
+            self.pairs,
             self.batch_pairs,
+            passes=_BESIDES,
         )
         columns, judged = jax.device_get((columns, judged))
         columns = {name: column[compared_places][source] for name, column in columns.items()}
         columns |= {name: column[judged_places] for name, column in judged.items()}
+        columns |= certified_columns | at_limit | columns_of_least(least)
         kept: Sequence[np.ndarray] = ()
         if keep_unlearned:
-            weights, u = jax.device_get((unlearned.weights, self.problems.u))
-            kept = [
-                weights[place][u[number] != 0]
-                for place, number in zip(unlearned_places, sets.problem, strict=True)
-            ]
+            u = jax.device_get(self.problems.u)
+            kept = [own[u[number] != 0] for own, number in zip(weights, sets.problem, strict=True)]
         return Results(
             columns=columns,
             owner=np.asarray([(trial.family, trial.branch) for trial in trials]),

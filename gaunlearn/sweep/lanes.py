@@ -25,6 +25,7 @@ __all__ = [
     "map_lanes",
     "pad_to_capacity",
     "run_in_rounds",
+    "run_in_turns",
     "run_lanes",
     "take",
 ]
@@ -42,6 +43,8 @@ _SMALL_BYTES = 1 << 24
 # (neuron, sample) pairs that a quickly compiled program may go over, all calls together: about
 # where it has lost what its compiler saved.
 _QUICK_PAIRS = 4_000_000
+# What the results of a turn may take on a device.
+_TURN_BYTES = 1 << 30
 
 
 def take(tree: Any, places: Any) -> Any:
@@ -224,6 +227,38 @@ def _compiled(
     return traced(program, name, arguments, shardings, options)
 
 
+def _run(
+    stage: Stage,
+    static: Any,
+    lanes: Any,
+    common: Any,
+    capacity: int,
+    batch: int,
+    pairs: int,
+    ahead: int,
+) -> tuple[Any, np.ndarray]:
+    """As ``run_lanes``, in a program for a capacity.
+
+    Args:
+        pairs: that each lane goes over, all passes together.
+        ahead: pairs that lanes to come in the same program go over.
+    """
+    devices = tuple(jax.local_devices())
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    # Dealt one by one: lanes that take long come first, and every device gets its share of them.
+    place, device = np.divmod(np.arange(count), len(devices))
+    places = device * capacity + place
+    source = np.full(len(devices) * capacity, count - 1)
+    source[places] = np.arange(count)
+    counts = np.bincount(device, minlength=len(devices))
+    leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
+    shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+    key = stage, static, tree, shapes
+    _gone_over[key] += count * pairs
+    quick = _gone_over[key] + ahead <= _QUICK_PAIRS * len(devices)
+    return _compiled(stage, static, batch, devices, quick, tree, shapes)(*leaves), places
+
+
 def run_lanes(
     stage: Stage,
     static: Any,
@@ -249,19 +284,48 @@ def run_lanes(
         The results, and where in them each lane is.
     """
     devices = tuple(jax.local_devices())
-    count = jax.tree.leaves(lanes)[0].shape[0]
-    share = -(-count // len(devices))
+    share = -(-jax.tree.leaves(lanes)[0].shape[0] // len(devices))
     capacity = _capacity((stage, static, pairs, devices), share, size)
     batch = batch_of(share, capacity, -(-_LEAST_PAIRS // pairs), batch_pairs // pairs)
-    # Dealt one by one: lanes that take long come first, and every device gets its share of them.
-    place, device = np.divmod(np.arange(count), len(devices))
-    places = device * capacity + place
-    source = np.full(len(devices) * capacity, count - 1)
-    source[places] = np.arange(count)
-    counts = np.bincount(device, minlength=len(devices))
-    leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
-    shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
-    key = stage, static, tree, shapes
-    _gone_over[key] += share * pairs * passes
-    quick = _gone_over[key] <= _QUICK_PAIRS
-    return _compiled(stage, static, batch, devices, quick, tree, shapes)(*leaves), places
+    return _run(stage, static, lanes, common, capacity, batch, pairs * passes, 0)
+
+
+def run_in_turns(
+    stage: Stage,
+    static: Any,
+    lanes: Any,
+    common: Any,
+    size: int,
+    pairs: int,
+    batch_pairs: int,
+    passes: int,
+    ahead: int,
+    keep: Callable[[Any], Any] = lambda results: results,
+) -> Any:
+    """As ``run_lanes``, for a large program that runs on few lanes and on many: in turns, so that
+    it is compiled once on CPUs, where wide batches gain nothing, and results take bounded memory.
+
+    Args:
+        ahead: passes of lanes that the program will run on after these, all together.
+        keep: what is kept of the results of a turn.
+
+    Returns:
+        What is kept, in the order of the lanes, as NumPy arrays.
+    """
+    devices = tuple(jax.local_devices())
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    share, key = -(-count // len(devices)), (stage, static, pairs, devices)
+    known, on_cpu = _capacities.get(key), devices[0].platform == "cpu"
+    capacity = max(known) if known and on_cpu else _capacity(key, share, size)
+    while capacity > 1 and capacity * size > _TURN_BYTES:
+        capacity //= 2
+    least = -(-_LEAST_PAIRS // pairs)
+    batch = batch_of(1 if on_cpu else share, capacity, least, batch_pairs // pairs)
+    parts, width = [], capacity * len(devices)
+    for turn in np.split(np.arange(count), range(width, count, width)):
+        left = pairs * (ahead + passes * (count - 1 - int(turn[-1])))
+        found, places = _run(
+            stage, static, take(lanes, turn), common, capacity, batch, pairs * passes, left
+        )
+        parts.append(take(jax.device_get(keep(found)), places))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

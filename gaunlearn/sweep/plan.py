@@ -432,7 +432,8 @@ class Load(NamedTuple):
         """Bytes that are kept on the devices while it runs, batches apart."""
         upper = upper_columns(program.setup.model, program.room.neurons)
         kept = self.lanes * lane_bytes(program.room, upper)
-        kept += self.rows * weight_bytes(program.room, upper)
+        # A trial's weights and its limit's, and the same again beside a path's two ends.
+        kept += 4 * self.rows * weight_bytes(program.room, upper)
         # Arrays have room for a power of two of each.
         return 2.0 * (kept + self.families * problem_bytes(program.room, program.n_test, upper))
 

@@ -11,17 +11,21 @@ from jax import Array
 
 from gaunlearn.certificate import Certificate
 from gaunlearn.limit import Limit
+from gaunlearn.models import Model
 from gaunlearn.sweep.lanes import map_lanes, run_in_rounds, take
 from gaunlearn.sweep.traced import register
 from gaunlearn.trial import (
+    Certified,
+    Destination,
+    Ended,
     Settings,
     Setup,
-    TrainedModel,
     certify_stage,
     compare_stage,
     descent_of,
-    finish_training,
+    end_training,
     judge_stage,
+    limit_stage,
     unlearn_stage,
 )
 from gaunlearn.unlearning import Unlearned
@@ -30,17 +34,19 @@ __all__ = [
     "CertifyLane",
     "ForgetLane",
     "JudgeLane",
+    "LimitLane",
     "TrainLane",
     "certify",
     "compare",
     "judge",
+    "limit",
     "train",
     "unlearn",
 ]
 
 
 # What stages return.
-register(Certificate, Limit, TrainedModel, Unlearned)
+register(Certificate, Certified, Destination, Ended, Limit, Unlearned)
 
 
 def _problem_and_kept(problems: Any, orders: Array, lane: Any) -> tuple[Any, Array]:
@@ -61,7 +67,7 @@ class TrainLane(NamedTuple):
 
 
 def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any) -> Any:
-    """Descend on every lane, then solve for the limits."""
+    """Descend on every lane."""
     problems, settings, orders = common
 
     def descent(lane):
@@ -78,29 +84,49 @@ def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any)
 
     def finish(pair):
         lane, state = pair
-        problem, keep = _problem_and_kept(problems, orders, lane)
-        return finish_training(setup, problem, lane.start, keep, descent(lane).result(state))
+        problem = take(problems, lane.problem)
+        return end_training(setup, problem, lane.start, descent(lane).result(state))
 
-    models = map_lanes(finish, (lanes, states), count, batch)
-    return models, jnp.full(lanes.problem.shape, places)
+    ended = map_lanes(finish, (lanes, states), count, batch)
+    return ended, jnp.full(lanes.problem.shape, places)
 
 
-class CertifyLane(NamedTuple):
-    """A model to be certified on what it was trained on."""
+class LimitLane(NamedTuple):
+    """Weights, and what training on from them forgets."""
 
     problem: Any
-    model: Any
     forget: Any
-    settings: Any
+    weights: Any
 
 
-def certify(setup: Setup, batch: int, lanes: CertifyLane, count: Array, common: Any) -> Any:
-    """Certify models on what they were trained on."""
-    problems, models, orders = common
+def limit(model: Model, batch: int, lanes: LimitLane, count: Array, common: Any) -> Any:
+    """Solve for limits, of trained and of unlearned models."""
+    problems, orders = common
 
     def one(lane):
         problem, keep = _problem_and_kept(problems, orders, lane)
-        return certify_stage(setup, lane.settings, problem, take(models, lane.model), keep)
+        return limit_stage(model, problem, lane.weights, keep)
+
+    return map_lanes(one, lanes, count, batch)
+
+
+class CertifyLane(NamedTuple):
+    """Weights to be certified on what is not forgotten, and what the frontier's paths lead to."""
+
+    problem: Any
+    forget: Any
+    settings: Settings
+    weights: Any
+    ends: Any
+
+
+def certify(model: Model, batch: int, lanes: CertifyLane, count: Array, common: Any) -> Any:
+    """Certify models, trained and unlearned."""
+    problems, orders, beyond = common
+
+    def one(lane):
+        problem, keep = _problem_and_kept(problems, orders, lane)
+        return certify_stage(model, lane.settings, problem, lane.weights, keep, lane.ends, beyond)
 
     return map_lanes(one, lanes, count, batch)
 
@@ -171,7 +197,7 @@ class JudgeLane(NamedTuple):
 
 
 def judge(setup: Setup, batch: int, lanes: JudgeLane, count: Array, common: Any) -> Any:
-    """Certify unlearned models and compare them with the others."""
+    """Compare unlearned models with the others."""
     problems, models, certificates, orders, unlearned = common
 
     def one(lane):
