@@ -4,8 +4,8 @@
 
 First the kernels against the device's ceilings (``roofline``), on batches that fill it. Then
 whether training is bound by launches: the time of a step against the number of trials side by side,
-in float64 and float32; where it does not grow with them it is. Then the step-size sweep as a
-command, cold and with its programs kept: trials a minute against the goal of a million. Last some
+in float64 and float32; where it does not grow with them it is. Then the fused kernel
+(``gaunlearn.fused``) in all its forms against XLA. Then the step-size sweep as a command, cold and with its programs kept: trials a minute against the goal of a million. Last some
 rows of that run, recomputed on the CPU by `gaunlearn verify`. On a CPU it does the same with less.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,6 +24,8 @@ import numpy as np
 import roofline
 from common import begin, descent, problem, table, tell
 
+from gaunlearn.fused import Fused, choose, fused_steps
+from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
 from gaunlearn.training import Descent
 
@@ -31,7 +34,7 @@ SHAPES = ((10, 100), (30, 100), (50, 400))
 STEPS, GOAL = 500, 1e6
 
 
-def train(batch, dtype):
+def train(batch, dtype, many_steps=None):
     """Descend on every problem of a batch for so many steps."""
     x = batch[1]
     u, keep = output_weights(RELU, batch[0].shape[1]), jnp.ones(x.shape[1], bool)
@@ -39,20 +42,69 @@ def train(batch, dtype):
     cast = [leaf.astype(dtype) for leaf in batch]
 
     def one(w, x, y):
-        return Descent(RELU, settings, w, u.astype(dtype), x, y, keep).run().weights
+        u_ = u.astype(dtype)
+        return Descent(RELU, settings, w, u_, x, y, keep, many_steps=many_steps).run().weights
 
     return jax.jit(jax.vmap(one)), cast
+
+
+def batch_of(m, n, trials):
+    """Initial weights, samples and labels of some problems."""
+    keys = jax.random.split(jax.random.key(0), trials)
+    made = jax.jit(jax.vmap(lambda key: problem("gaussian_mixture", key, m, 1000.0, n)))(keys)
+    return made.initial_weights[:, 0], made.x, made.y
+
+
+def relative_error(got, want):
+    """Of weights, for each trial."""
+    return np.linalg.norm(got - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
+
+
+def compare_kernels(shapes, trials, repeats, interpret):
+    """Every form of the fused kernel against XLA; interpreted, its numbers but not its time."""
+    settings = descent("gaussian_mixture", STEPS)
+    rows = []
+    for m, n in shapes:
+        batch = batch_of(m, n, trials)
+        for dtype in ("float64", "float32"):
+            forms = [Fused(False, warps) for warps in (1, 2, 4)]
+            forms += [Fused(True, warps) for warps in (1, 2)] if m <= 16 else []
+            given = RELU, LOSSES["logistic"], settings.optimizer
+            taken_here = choose(*given, n, m, dtype, 10**12)
+            plain = None
+            for form in (None, *(forms[:1] + forms[-1:] if interpret else forms)):
+                steps = None
+                if form is not None:
+                    normalized = settings.optimizer == "normalized_gd"
+                    fixed = form, RELU, LOSSES["logistic"], normalized
+                    steps = partial(fused_steps, *fixed, interpret=interpret)
+                row = {"m, n": f"{m}, {n}", "trials side by side": trials, "type": dtype}
+                row["steps by"] = "XLA" if form is None else str(form)
+                try:
+                    program, cast = train(batch, dtype, steps)
+                    ended = np.asarray(program(*cast), float)
+                except Exception as error:  # which forms a device can do is part of the answer
+                    rows.append(row | {"ns a step and trial": str(error)[:60]})
+                    continue
+                taken = "not timed"
+                if form is None or not interpret:
+                    seconds = roofline.median_seconds(lambda p=program, c=cast: p(*c), repeats)
+                    taken = f"{1e9 * seconds / STEPS / trials:.1f}"
+                plain = ended if form is None else plain
+                row |= {
+                    "ns a step and trial": taken,
+                    "largest error of W": f"{relative_error(ended, plain).max():.0e}",
+                    "chosen": "yes" if form == taken_here else "",
+                }
+                rows.append(row)
+    table("Steps in one kernel against XLA's", rows)
 
 
 def compare_batches(shapes, widths, repeats):
     rows = []
     for m, n in shapes:
         for trials in widths:
-            keys = jax.random.split(jax.random.key(0), trials)
-            made = jax.jit(
-                jax.vmap(lambda key, m=m, n=n: problem("gaussian_mixture", key, m, 1000.0, n))
-            )(keys)
-            batch = made.initial_weights[:, 0], made.x, made.y
+            batch = batch_of(m, n, trials)
             row = {"m, n": f"{m}, {n}", "trials side by side": trials}
             ends = []
             for name in ("float64", "float32"):
@@ -61,8 +113,7 @@ def compare_batches(shapes, widths, repeats):
                 ends.append(np.asarray(program(*cast), float))
                 row[f"{name}: us a step"] = f"{1e6 * taken:.1f}"
                 row[f"{name}: ns a step and trial"] = f"{1e9 * taken / trials:.1f}"
-            apart = np.linalg.norm(ends[0] - ends[1], axis=(1, 2))
-            apart /= np.linalg.norm(ends[0], axis=(1, 2))
+            apart = relative_error(ends[1], ends[0])
             row["float32: relative error of W (median, max)"] = (
                 f"{np.median(apart):.0e}, {apart.max():.0e}"
             )
@@ -123,5 +174,6 @@ if __name__ == "__main__":
     shapes = SHAPES[:1] if args.quick else SHAPES
     roofline.compare(shapes, 3, roofline.PAIRS if on_cpu else 1 << 24)
     compare_batches(shapes, (16, 64) if small else (16, 256, 4096, 16384), 3)
+    compare_kernels(shapes, 4 if on_cpu else 4096, 3, on_cpu)
     with tempfile.TemporaryDirectory() as place:
         compare_sweep(1 if args.quick else (4 if on_cpu else 256), Path(place))

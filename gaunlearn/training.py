@@ -153,6 +153,10 @@ def margins(
     return y * logits(model, preactivations(weights, x), u, weights)
 
 
+# C, x x^T, W(0) x^T, u, y, kept samples, step size, how many -> C.
+ManySteps = Callable[[Array, Array, Array, Array, Array, Array, Array, Array], Array]
+
+
 class Descent:
     """Descent on the loss summed over the samples in ``keep``, from ``weights``.
 
@@ -167,6 +171,7 @@ class Descent:
 
     Args:
         epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
+        many_steps: another way to take steps on C.
 
     Raises:
         ValueError: a positive ``target_epsilon`` without ``epsilon_of``.
@@ -182,6 +187,7 @@ class Descent:
         y: Float[Array, " m"],
         keep: Bool[Array, " m"],
         epsilon_of: Callable[[Array], Array] | None = None,
+        many_steps: ManySteps | None = None,
     ) -> None:
         target = config.target_epsilon
         if epsilon_of is None and isinstance(target, float | int) and target > 0:
@@ -190,6 +196,7 @@ class Descent:
         self.weights, self.u, self.x, self.y, self.keep = weights, u, x, y, keep
         m, r = x.shape
         self.in_gram = m <= 2 * r and model.homogeneity == 1
+        self.many_steps = many_steps if self.in_gram else None
 
     def _weights_of(self, parameters: Array) -> Float[Array, "n r"]:
         return self.weights + parameters @ self.x if self.in_gram else parameters
@@ -268,9 +275,16 @@ class Descent:
         length = config.check_every
         if isinstance(config.max_steps, int):
             length = min(length, config.max_steps)
-        parameters, optimizer_state = jax.lax.fori_loop(
-            0, length, step, (state.parameters, state.optimizer)
-        )
+        if self.many_steps is None:
+            parameters, optimizer_state = jax.lax.fori_loop(
+                0, length, step, (state.parameters, state.optimizer)
+            )
+        else:  # plain descent: its optimizers have no state
+            size = jnp.asarray(config.step_size)
+            parameters = self.many_steps(
+                state.parameters, features, first_z, self.u, y, self.keep, size, count
+            )
+            optimizer_state = state.optimizer
         steps = state.steps + count
         reached = self._weights_of(parameters)
         signs = self._signs(reached)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate, certify, choose, one_minus_cosine
 from gaunlearn.frontier import ladder_and_least
+from gaunlearn.fused import Fused, steps_by
 from gaunlearn.generalisation import fresh_logits, generalisation, outside_of
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
@@ -67,6 +68,7 @@ class Setup(NamedTuple):
         to_limit: whether the limit of the descent takes the place of its end.
         to_epsilon: whether the descent may end at ``Settings.target_epsilon``.
         kinks: whether certificates handle kinks or ignore them.
+        fused: the kernel that takes the steps, instead of XLA's.
     """
 
     model: Model
@@ -76,6 +78,7 @@ class Setup(NamedTuple):
     to_limit: bool
     to_epsilon: bool
     kinks: bool
+    fused: Fused | None = None
 
 
 class Settings(NamedTuple):
@@ -216,6 +219,7 @@ def descent_of(
         problem.y,
         keep,
         epsilon_of if setup.to_epsilon else None,
+        setup.fused and steps_by(setup.fused, setup.model, setup.loss, setup.optimizer),
     )
 
 

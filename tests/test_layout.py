@@ -52,7 +52,7 @@ LAYERS = [
     {"unlearning.descent", "unlearning.solves"},
     {"unlearning.ascent"},
     {"unlearning.situation"},
-    {"frontier", "generalisation"},
+    {"frontier", "fused", "generalisation"},
     {"certificate", "metrics", "training"},
     {"deep"},
     {"kkt", "theory", "limit", "snapping"},

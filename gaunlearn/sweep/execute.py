@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
+from gaunlearn.fused import choose
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
@@ -311,9 +312,20 @@ class _Work:
             self.shared(np.stack(self.orders), "orders"),
         )
         problem = np.asarray(self.problem_of)[family]
+        setup, room = self.program.setup, self.program.room
+        steps = sum(self.families[each].train.max_steps for each in family)
+        kernel = choose(
+            setup.model,
+            setup.loss,
+            setup.optimizer,
+            room.neurons,
+            room.samples,
+            self.program.dtype,
+            steps,
+        )
         found, places = run_lanes(
             stages.train,
-            self.program.setup,
+            setup._replace(fused=kernel),
             TrainLane(problem, family, start, forget),
             common,
             self.lane_bytes,
@@ -325,8 +337,8 @@ class _Work:
         ended = take(ended, places)
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
         destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
-        models = trained_model(self.program.setup, ended, destinations)
-        needed = -(-ended.steps // self.program.setup.check_every)
+        models = trained_model(setup, ended, destinations)
+        needed = -(-ended.steps // setup.check_every)
         rounds = available.mean() * len(jax.local_devices())
         place_of = {lane: place for place, lane in enumerate(lanes)}
         return place_of, models, float(needed.sum()), float(rounds)

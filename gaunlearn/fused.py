@@ -1,0 +1,243 @@
+"""Many steps of descent in one kernel of a GPU: one trial a block, its state in registers.
+
+XLA launches some kernels for each step of a batch, and small ones take as long to launch as to run.
+Here the loop is inside one kernel, written in Pallas for Triton. It is never needed: ``choose``
+tries it on the device and takes it only where it gives the same numbers sooner. Steps are taken on
+C, W = W(0) + C x, as in ``training.Descent``.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gaunlearn.losses import Loss
+from gaunlearn.models import Model, activation, output_weights, slopes
+from gaunlearn.training import Descent, ManySteps, TrainingConfig
+
+__all__ = ["Fused", "choose", "fused_steps", "steps_by"]
+
+# Steps of all trials together from which on the seconds that trying takes are made up for.
+_WORTH_TRYING = 300_000_000
+# What a block can hold in registers: entries of an (n, m) array, and columns of one.
+_MOST_ENTRIES, _MOST_COLUMNS = 1 << 14, 16
+# The least side of a matrix that Triton multiplies.
+_LEAST_SIDE = 16
+# What is tried, how often, and how far apart results may be: so many units of rounding a step.
+_TRIED_TRIALS, _TRIED_STEPS, _TRIES, _UNITS = 2048, 200, 3, 1e3
+
+
+def _next_power(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+class Fused(NamedTuple):
+    """How a kernel is written.
+
+    Attributes:
+        by_columns: whether C is held as m columns and its product with the Gram matrix unrolled;
+            else it is one array, and the product is the hardware's.
+        warps: of 32 threads each, for a trial.
+    """
+
+    by_columns: bool
+    warps: int
+
+
+def _pulls(
+    loss: Loss, is_normalized: bool, margins: Sequence[Array], kept: Sequence[Array]
+) -> list[Array]:
+    """-l'(q_i), divided by L if descent is normalised, 0 of samples that are not kept: as
+    ``losses.relative_slopes``, of operations that Triton has.
+
+    Args:
+        margins, kept: all samples in one array, or one by one.
+    """
+    values = [
+        jnp.where(keep, loss.log_value(q), -jnp.inf) for q, keep in zip(margins, kept, strict=True)
+    ]
+    largest = functools.reduce(jnp.maximum, [jnp.max(v) if v.ndim else v for v in values])
+    scaled = [jnp.exp(value - largest) for value in values]
+    total = largest + jnp.log(sum((jnp.sum(v) if v.ndim else v) for v in scaled))
+    less = total if is_normalized else 0.0
+    return [
+        jnp.where(keep, jnp.exp(loss.log_slope(q) - less), 0.0)
+        for q, keep in zip(margins, kept, strict=True)
+    ]
+
+
+def _on_array(model: Model, loss: Loss, is_normalized: bool, *refs: Any) -> None:
+    """The kernel with C as one array; all arguments as of ``fused_steps``, padded."""
+    start, gram_, first_, u_, y_, keep_, size_, count, out = refs
+    u, y, keep, size = u_[...][:, None], y_[...], keep_[...] != 0, size_[0]
+    gram, first = gram_[...], first_[...]
+
+    def step(_, c):
+        z = first + jax.lax.dot(c, gram, precision=jax.lax.Precision.HIGHEST)
+        q = y * jnp.sum(u * activation(model, z), 0)
+        (pull,) = _pulls(loss, is_normalized, [q], [keep])
+        return c + u * slopes(model, z) * (size * pull * y)[None, :]
+
+    out[...] = jax.lax.fori_loop(0, count[0], step, start[...])
+
+
+def _on_columns(model: Model, loss: Loss, is_normalized: bool, *refs: Any) -> None:
+    """The kernel with C as columns; all arguments as of ``fused_steps``, neurons padded."""
+    start, gram, first_, u_, y_, keep_, size_, count, out = refs
+    samples, u, size = range(start.shape[1]), u_[...], size_[0]
+    first = [first_[:, i] for i in samples]
+    y, keep = [y_[i] for i in samples], [keep_[i] != 0 for i in samples]
+    products = [[gram[k, i] for i in samples] for k in samples]
+
+    def step(_, columns):
+        z = [sum((columns[k] * products[k][i] for k in samples), start=first[i]) for i in samples]
+        q = [y[i] * jnp.sum(u * activation(model, z[i])) for i in samples]
+        pull = _pulls(loss, is_normalized, q, keep)
+        return tuple(
+            columns[i] + u * slopes(model, z[i]) * (size * pull[i] * y[i]) for i in samples
+        )
+
+    ended = jax.lax.fori_loop(0, count[0], step, tuple(start[:, i] for i in samples))
+    for i in samples:
+        out[:, i] = ended[i]
+
+
+def fused_steps(
+    how: Fused,
+    model: Model,
+    loss: Loss,
+    is_normalized: bool,
+    c: Float[Array, "n m"],
+    gram: Float[Array, "m m"],
+    first_z: Float[Array, "n m"],
+    u: Float[Array, " n"],
+    y: Float[Array, " m"],
+    keep: Bool[Array, " m"],
+    step_size: Float[Array, ""],
+    count: Int[Array, ""],
+    interpret: bool = False,
+) -> Float[Array, "n m"]:
+    """C after ``count`` steps of descent on the loss of the samples in ``keep``, of a model of
+    homogeneity 1. Jittable and vmappable: a trial is a block.
+
+    Args:
+        gram: x x^T.
+        first_z: W(0) x^T.
+        interpret: run it as plain JAX instead, on any device.
+    """
+    # Takes half a second that most processes need not spend.
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
+
+    n, m = first_z.shape
+    rows = _next_power(n)
+    columns = m if how.by_columns else max(_LEAST_SIDE, _next_power(m))
+
+    def padded(array: Array, *shape: int) -> Array:
+        return jnp.pad(array, [(0, to - size) for to, size in zip(shape, array.shape, strict=True)])
+
+    body = _on_columns if how.by_columns else _on_array
+    call = pl.pallas_call(
+        functools.partial(body, model, loss, is_normalized),
+        out_shape=jax.ShapeDtypeStruct((rows, columns), c.dtype),
+        compiler_params=triton.CompilerParams(num_warps=how.warps, num_stages=1),
+        interpret=interpret,
+        name="descent",
+    )
+    ended = call(
+        padded(c, rows, columns),
+        padded(gram, columns, columns),
+        padded(first_z, rows, columns),
+        padded(u, rows),
+        padded(y, columns),
+        padded(keep.astype(jnp.int32), columns),
+        jnp.reshape(step_size, 1).astype(c.dtype),
+        jnp.reshape(count, 1).astype(jnp.int32),
+    )
+    return ended[:n, :m]
+
+
+def steps_by(how: Fused, model: Model, loss: Loss, optimizer: str) -> ManySteps:
+    """``fused_steps`` for a ``Descent``."""
+    return functools.partial(fused_steps, how, model, loss, optimizer == "normalized_gd")
+
+
+def _candidate(n: int, m: int, dtype: str) -> Fused | None:
+    """The kernel that is tried: the one that was ahead on an H200 (docs/measurements.md)."""
+    rows = _next_power(n)
+    if dtype == "float32" and m <= _MOST_COLUMNS:
+        return Fused(by_columns=True, warps=max(1, rows // 128))
+    if rows < _LEAST_SIDE or rows * max(_LEAST_SIDE, _next_power(m)) > _MOST_ENTRIES:
+        return None
+    return Fused(by_columns=False, warps=2 if rows <= 128 else 4)
+
+
+def _round(
+    how: Fused | None, model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str
+) -> tuple[Callable[..., Array], tuple[Array, ...]]:
+    """Some steps of many trials, compiled, and what it takes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(_TRIED_TRIALS, m, m)) / m**0.5
+    weights = 0.1 * rng.normal(size=(_TRIED_TRIALS, n, m))
+    y = np.where(np.arange(m) % 2 == 0, 1.0, -1.0)
+    config = TrainingConfig(
+        loss=loss,
+        optimizer=optimizer,
+        step_size=0.1,
+        max_steps=_TRIED_STEPS,
+        check_every=_TRIED_STEPS,
+    )
+    u, keep = output_weights(model, n).astype(dtype), jnp.ones(m, bool)
+
+    def one(w, x):
+        steps = None if how is None else steps_by(how, model, loss, optimizer)
+        descent = Descent(model, config, w, u, x, jnp.asarray(y, dtype), keep, many_steps=steps)
+        return descent.one_round(descent.begin()).parameters
+
+    given = tuple(jnp.asarray(array, dtype) for array in (weights, x))
+    return jax.jit(jax.vmap(one)), given
+
+
+@functools.cache
+def _tried(model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str) -> Fused | None:
+    how = _candidate(n, m, dtype)
+    if how is None:
+        return None
+    taken, ends = [], []
+    try:
+        for each in (None, how):
+            program, given = _round(each, model, loss, optimizer, n, m, dtype)
+            ends.append(np.asarray(program(*given)))
+            times = []
+            for _ in range(_TRIES):
+                began = time.perf_counter()
+                jax.block_until_ready(program(*given))
+                times.append(time.perf_counter() - began)
+            taken.append(min(times))
+    except Exception:  # whatever it is that this device or this JAX cannot do, XLA can
+        return None
+    far = np.abs(ends[0] - ends[1]).max() / np.abs(ends[0]).max()
+    same = far <= _UNITS * _TRIED_STEPS * np.finfo(dtype).eps
+    return how if same and taken[1] < taken[0] else None
+
+
+def choose(
+    model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str, steps: int
+) -> Fused | None:
+    """The kernel to descend with, or None: XLA is ahead, there is too little to do for finding out,
+    or the device is no GPU.
+
+    Args:
+        optimizer: a key of ``training.OPTIMIZERS``.
+        dtype: ``float64`` or ``float32``.
+        steps: about so many will be taken, of all trials together.
+    """
+    if jax.default_backend() != "gpu" or steps < _WORTH_TRYING or model.homogeneity != 1:
+        return None
+    return _tried(model, loss, optimizer, n, m, dtype)
