@@ -5,8 +5,10 @@
 First the kernels against the device's ceilings (``roofline``), on batches that fill it. Then
 whether training is bound by launches: the time of a step against the number of trials side by side,
 in float64 and float32; where it does not grow with them it is. Then the fused kernel
-(``gaunlearn.fused``) in all its forms against XLA. Then the step-size sweep as a command, cold and with its programs kept: trials a minute against the goal of a million. Last some
-rows of that run, recomputed on the CPU by `gaunlearn verify`. On a CPU it does the same with less.
+(``gaunlearn.fused``) in all its forms against XLA, and which one is chosen. Then the step-size
+sweep as a command, cold and with its programs kept: trials a minute against the goal of a million.
+Last some rows of that run, recomputed on the CPU by `gaunlearn verify`. On a CPU it does the same
+with less, and interprets the kernel.
 """
 
 import argparse
