@@ -26,9 +26,10 @@ import numpy as np
 import roofline
 from common import begin, descent, problem, table, tell
 
-from gaunlearn.fused import Fused, choose, fused_steps
+from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
+from gaunlearn.sweep.kernels import choose
 from gaunlearn.training import Descent
 
 SPEC = Path(__file__).parent.parent / "sweeps" / "step_size.toml"

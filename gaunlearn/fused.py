@@ -1,39 +1,32 @@
 """Many steps of descent in one kernel of a GPU: one trial a block, its state in registers.
 
 XLA launches some kernels for each step of a batch, and small ones take as long to launch as to run.
-Here the loop is inside one kernel, written in Pallas for Triton. It is never needed: ``choose``
-tries it on the device and takes it only where it gives the same numbers sooner. Steps are taken on
-C, W = W(0) + C x, as in ``training.Descent``.
+Here the loop is inside one kernel, written in Pallas for Triton. It is never needed: a sweep tries
+it on its device (``sweep.kernels``) and takes it only where it gives the same numbers sooner. Steps
+are taken on C, W = W(0) + C x, as in ``training.Descent``.
 """
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.losses import Loss
-from gaunlearn.models import Model, activation, output_weights, slopes
-from gaunlearn.training import Descent, ManySteps, TrainingConfig
+from gaunlearn.models import Model, activation, slopes
+from gaunlearn.training import ManySteps
 
-__all__ = ["Fused", "choose", "fused_steps", "steps_by"]
+__all__ = ["LEAST_SIDE", "Fused", "fused_steps", "next_power", "steps_by"]
 
-# Steps of all trials together from which on the seconds that trying takes are made up for.
-_WORTH_TRYING = 300_000_000
-# What a block can hold in registers: entries of an (n, m) array, and columns of one.
-_MOST_ENTRIES, _MOST_COLUMNS = 1 << 14, 16
 # The least side of a matrix that Triton multiplies.
-_LEAST_SIDE = 16
-# What is tried, how often, and how far apart results may be: so many units of rounding a step.
-_TRIED_TRIALS, _TRIED_STEPS, _TRIES, _UNITS = 2048, 200, 3, 1e3
+LEAST_SIDE = 16
 
 
-def _next_power(number: int) -> int:
+def next_power(number: int) -> int:
+    """The next power of two: what Triton's arrays are long."""
     return 1 << (number - 1).bit_length()
 
 
@@ -136,8 +129,8 @@ def fused_steps(
     from jax.experimental.pallas import triton
 
     n, m = first_z.shape
-    rows = _next_power(n)
-    columns = m if how.by_columns else max(_LEAST_SIDE, _next_power(m))
+    rows = next_power(n)
+    columns = m if how.by_columns else max(LEAST_SIDE, next_power(m))
 
     def padded(array: Array, *shape: int) -> Array:
         return jnp.pad(array, [(0, to - size) for to, size in zip(shape, array.shape, strict=True)])
@@ -166,78 +159,3 @@ def fused_steps(
 def steps_by(how: Fused, model: Model, loss: Loss, optimizer: str) -> ManySteps:
     """``fused_steps`` for a ``Descent``."""
     return functools.partial(fused_steps, how, model, loss, optimizer == "normalized_gd")
-
-
-def _candidate(n: int, m: int, dtype: str) -> Fused | None:
-    """The kernel that is tried: the one that was ahead on an H200 (docs/measurements.md)."""
-    rows = _next_power(n)
-    if dtype == "float32" and m <= _MOST_COLUMNS:
-        return Fused(by_columns=True, warps=max(1, rows // 128))
-    if rows < _LEAST_SIDE or rows * max(_LEAST_SIDE, _next_power(m)) > _MOST_ENTRIES:
-        return None
-    return Fused(by_columns=False, warps=2 if rows <= 128 else 4)
-
-
-def _round(
-    how: Fused | None, model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str
-) -> tuple[Callable[..., Array], tuple[Array, ...]]:
-    """Some steps of many trials, compiled, and what it takes."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(_TRIED_TRIALS, m, m)) / m**0.5
-    weights = 0.1 * rng.normal(size=(_TRIED_TRIALS, n, m))
-    y = np.where(np.arange(m) % 2 == 0, 1.0, -1.0)
-    config = TrainingConfig(
-        loss=loss,
-        optimizer=optimizer,
-        step_size=0.1,
-        max_steps=_TRIED_STEPS,
-        check_every=_TRIED_STEPS,
-    )
-    u, keep = output_weights(model, n).astype(dtype), jnp.ones(m, bool)
-
-    def one(w, x):
-        steps = None if how is None else steps_by(how, model, loss, optimizer)
-        descent = Descent(model, config, w, u, x, jnp.asarray(y, dtype), keep, many_steps=steps)
-        return descent.one_round(descent.begin()).parameters
-
-    given = tuple(jnp.asarray(array, dtype) for array in (weights, x))
-    return jax.jit(jax.vmap(one)), given
-
-
-@functools.cache
-def _tried(model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str) -> Fused | None:
-    how = _candidate(n, m, dtype)
-    if how is None:
-        return None
-    taken, ends = [], []
-    try:
-        for each in (None, how):
-            program, given = _round(each, model, loss, optimizer, n, m, dtype)
-            ends.append(np.asarray(program(*given)))
-            times = []
-            for _ in range(_TRIES):
-                began = time.perf_counter()
-                jax.block_until_ready(program(*given))
-                times.append(time.perf_counter() - began)
-            taken.append(min(times))
-    except Exception:  # whatever it is that this device or this JAX cannot do, XLA can
-        return None
-    far = np.abs(ends[0] - ends[1]).max() / np.abs(ends[0]).max()
-    same = far <= _UNITS * _TRIED_STEPS * np.finfo(dtype).eps
-    return how if same and taken[1] < taken[0] else None
-
-
-def choose(
-    model: Model, loss: Loss, optimizer: str, n: int, m: int, dtype: str, steps: int
-) -> Fused | None:
-    """The kernel to descend with, or None: XLA is ahead, there is too little to do for finding out,
-    or the device is no GPU.
-
-    Args:
-        optimizer: a key of ``training.OPTIMIZERS``.
-        dtype: ``float64`` or ``float32``.
-        steps: about so many will be taken, of all trials together.
-    """
-    if jax.default_backend() != "gpu" or steps < _WORTH_TRYING or model.homogeneity != 1:
-        return None
-    return _tried(model, loss, optimizer, n, m, dtype)

@@ -15,6 +15,7 @@ from gaunlearn import fused
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
+from gaunlearn.sweep import kernels
 from gaunlearn.training import Descent, TrainingConfig
 
 KERNELS = (Fused(by_columns=False, warps=2), Fused(by_columns=True, warps=1))
@@ -87,13 +88,13 @@ def test_nothing_overflows_where_margins_are_large(seed, power, how):
 
 
 def chosen(monkeypatch, **changes):
-    monkeypatch.setattr(fused.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(fused, "_TRIED_TRIALS", 2)
-    monkeypatch.setattr(fused, "_TRIED_STEPS", 20)
+    monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(kernels, "_TRIED_TRIALS", 2)
+    monkeypatch.setattr(kernels, "_TRIED_STEPS", 20)
     for name, value in changes.items():
-        monkeypatch.setattr(fused, name, value)
-    fused._tried.cache_clear()
-    return fused.choose(RELU, LOSSES["logistic"], "normalized_gd", 16, 4, "float64", 10**9)
+        monkeypatch.setattr(fused if name == "fused_steps" else kernels, name, value)
+    kernels._tried.cache_clear()
+    return kernels.choose(RELU, LOSSES["logistic"], "normalized_gd", 16, 4, "float64", 10**9)
 
 
 @pytest.mark.parametrize("how", KERNELS, ids=["array", "columns"])
@@ -126,7 +127,7 @@ def test_it_can_be_compiled_for_a_gpu(how, dtype, loss):
 
 def clock(plain, kernel):
     """One on which tries of the plain way, then those of the kernel, take so long."""
-    taken = [plain] * fused._TRIES + [kernel] * fused._TRIES
+    taken = [plain] * kernels._TRIES + [kernel] * kernels._TRIES
     marks = np.cumsum([0.0, *(each for one in taken for each in (one, 0.0))])
     return type("Clock", (), {"perf_counter": staticmethod(iter(marks.tolist()).__next__)})
 
@@ -148,14 +149,23 @@ def test_it_is_not_chosen_where_it_is_wrong_or_fails(monkeypatch):
         assert chosen(monkeypatch, time=clock(2.0, 1.0), fused_steps=steps) is None
 
 
+def test_what_a_block_cannot_hold_is_not_tried():
+    for dtype in ("float64", "float32"):
+        assert kernels._candidate(128, 16, dtype) is not None
+        assert kernels._candidate(100_000, 10, dtype) is None
+        assert kernels._candidate(400, 50, dtype) is None
+    assert kernels._candidate(1, 10, "float64") is None
+    assert not kernels._candidate(100, 30, "float32").by_columns
+
+
 def test_it_is_not_tried_where_there_is_little_to_do_or_no_gpu(monkeypatch):
     def never(*_):
         raise AssertionError("tried")
 
-    monkeypatch.setattr(fused, "_tried", never)
+    monkeypatch.setattr(kernels, "_tried", never)
     few = RELU, LOSSES["logistic"], "normalized_gd", 16, 4, "float64"
-    assert fused.choose(*few, 10**9) is None  # this is no GPU
-    monkeypatch.setattr(fused.jax, "default_backend", lambda: "gpu")
-    assert fused.choose(*few, 1000) is None
+    assert kernels.choose(*few, 10**9) is None  # this is no GPU
+    monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
+    assert kernels.choose(*few, 1000) is None
     with pytest.raises(AssertionError, match="tried"):
-        fused.choose(*few, 10**9)
+        kernels.choose(*few, 10**9)

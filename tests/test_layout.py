@@ -34,7 +34,7 @@ LAYERS = [
     {"sweep.resume", "sweep.compact", "sweep.findings", "sweep.weights"},
     {"sweep.rows"},
     {"sweep.execute", "sweep.store", "sweep.__init__"},
-    {"sweep.plan", "sweep.stages", "sweep.forgetting"},
+    {"sweep.plan", "sweep.stages", "sweep.forgetting", "sweep.kernels"},
     {"sweep.problems", "sweep.spec"},
     {"sweep.machine"},
     {"sweep.shapes", "sweep.lanes", "sweep.lock"},

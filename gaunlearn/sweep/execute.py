@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
-from gaunlearn.fused import choose
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
+from gaunlearn.sweep.kernels import choose
 from gaunlearn.sweep.lanes import pad_to_capacity, run_in_turns, run_lanes, take
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
