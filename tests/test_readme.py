@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def numbers(text):
-    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+    return [float(found) for found in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", text)]
 
 
 def test_worked_example_prints_what_the_readme_says():
@@ -111,6 +111,22 @@ def test_what_make_run_ends_with_is_what_the_gallery_s_trials_say():
     ours = [line for line in shown if not re.match(r" *(\.\.\.|data: |figure: )", line)]
     assert len(ours) >= 10
     assert [line for line in known if line in ours] == ours
+
+
+def test_the_table_of_speeds_is_what_the_benchmarks_printed_last():
+    kept = "".join(
+        (ROOT / "results" / "bench" / f"{n}.md").read_text() for n in ("speed", "solvers")
+    )
+    printed = np.asarray(numbers(kept))
+    section = README.split("## How fast")[1].split("\n## ")[0]
+    rows = [line.split("|")[2:5] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 15
+    for peers, ours, ratios in rows:
+        own = numbers(ours)[0]
+        for peer, ratio in zip(numbers(peers), numbers(ratios), strict=True):
+            for number in (peer, own):
+                assert np.isclose(printed, number, rtol=1e-3).any(), number
+            assert np.isclose(ratio, peer / own, rtol=0.06), (peer, own, ratio)
 
 
 def test_extras_and_jax_exclusions_are_declared():

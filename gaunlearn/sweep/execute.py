@@ -44,9 +44,9 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
-# Times of a training, of a limit, and of what a trial takes besides, in that of a certificate at
-# one tolerance.
-_TRAINING, _LIMIT, _BESIDES = 100, 8, 5
+# Times of a limit, and of what a trial takes besides, in that of a certificate at one tolerance;
+# and how many training steps take as long.
+_LIMIT, _BESIDES, _STEPS = 8, 5, 20
 # Certificates at one tolerance that the frontier's columns take.
 _FRONTIER = 12
 
@@ -331,7 +331,7 @@ class _Work:
             self.lane_bytes,
             self.pairs,
             self.batch_pairs,
-            passes=_TRAINING,
+            passes=1 + steps // (_STEPS * len(lanes)),
         )
         ended, available = jax.device_get(found)
         ended = take(ended, places)
