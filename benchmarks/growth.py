@@ -1,13 +1,13 @@
 """How does the cost grow with m, d, n, T, the number of trials and of step fractions?
 
-    python benchmarks/growth.py [--quick]
+    python benchmarks/growth.py [--quick] [--sizes 4] [--repeats 3]
 
 A sweep is run, compiled beforehand, with one of these multiplied again and again and all others
 held; all sizes in turn, some times over. Fitted is seconds = a size^p over the largest sizes. Given
 beside it is the exponent that a script in weight space would have, which trains for every trial,
 and the one that the design aims at: no cost of d, of trainings that trials share none but once,
 2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as long as of smaller
-ones, files are written, the figure is drawn), which make exponents smaller.
+ones, files are written), which make exponents smaller.
 """
 
 import argparse
@@ -19,7 +19,9 @@ import jax
 import numpy as np
 from common import begin, table
 
-import gaunlearn
+from gaunlearn.sweep import lanes
+from gaunlearn.sweep.runner import run_sweep
+from gaunlearn.sweep.spec import load_spec
 
 SPEC = """
 [sweep]
@@ -39,7 +41,7 @@ index = 0
 [unlearn]
 step_fraction = {fractions}
 """
-BASE = {"m": 10, "d": 1000, "n": 100, "T": 2000, "trials": 16, "step fractions": 1}
+BASE = {"m": 10, "d": 1000, "n": 100, "T": 2000, "trials": 64, "step fractions": 1}
 # What is multiplied: the sizes, a script's exponent, and the design's.
 GROWTH = {
     "m": ((10, 20, 40, 80), "1", "2 (the product with the Gram matrix)"),
@@ -66,14 +68,15 @@ def write(folder: Path, name: str, size: int) -> Path:
 
 
 def measure(paths: list[Path], repeats: int) -> list[list[float]]:
-    """Seconds of each sweep, in turn, after a run of each that compiles."""
-    for path in paths:
-        gaunlearn.run(path, path.with_suffix(""), fresh=True)
+    """Seconds of each sweep, in turn, after a run of each that compiles; without figures."""
+    sweeps = {path.with_suffix(""): load_spec(path) for path in paths}
+    for out, sweep in sweeps.items():
+        run_sweep(sweep, out, fresh=True)
     taken: list[list[float]] = [[] for _ in paths]
     for _ in range(repeats):
-        for each, path in zip(taken, paths, strict=True):
+        for each, (out, sweep) in zip(taken, sweeps.items(), strict=True):
             began = time.perf_counter()
-            gaunlearn.run(path, path.with_suffix(""), fresh=True)
+            run_sweep(sweep, out, fresh=True)
             each.append(time.perf_counter() - began)
     return taken
 
@@ -113,10 +116,14 @@ def compare(names, count: int, repeats: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two sizes of d and T, once")
+    parser.add_argument("--sizes", type=int, default=4, help="how many of each, 2 to 4")
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("growth")
+    # Well compiled from the start: a program that is compiled anew half way has no exponent.
+    lanes._QUICK_PAIRS = 0
     if args.quick:
         compare(("d", "T"), 2, 1)
     else:
-        compare(tuple(GROWTH), 4, 3)
+        compare(tuple(GROWTH), args.sizes, args.repeats)
