@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from common import begin, table
 
-from gaunlearn.sweep import lanes
+from gaunlearn.sweep import lanes, problems
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     begin("growth")
     # Well compiled from the start: a program that is compiled anew half way has no exponent.
-    lanes._QUICK_PAIRS = 0
+    lanes._QUICK_PAIRS = problems._QUICK_ENTRIES = 0
     if args.quick:
         compare(("d", "T"), 2, 1)
     else:

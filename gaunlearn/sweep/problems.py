@@ -1,5 +1,6 @@
 """Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from gaunlearn.data.distributions import (
 from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
-from gaunlearn.sweep.compiler import quick_options
+from gaunlearn.sweep.compiler import full_options, quick_options
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
@@ -161,6 +162,13 @@ def _sampled(
     return map_lanes(one, numbers, count, batch)
 
 
+# Entries of weights and samples that a quickly compiled sampler may draw, all calls together: about
+# where it has lost what its compiler saved. A seed's problem serves all its trials, and most sweeps
+# have few seeds.
+_QUICK_ENTRIES = 100_000_000
+_entries_drawn: Counter[Any] = Counter()
+
+
 @cache
 def _sampler(
     law: tuple[str, int],
@@ -168,19 +176,19 @@ def _sampler(
     n_test: int,
     room: Size,
     batch: int,
+    quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
 ) -> Callable[..., Problem]:
     """``_sampled`` on the leaves of (numbers, count), compiled.
 
-    A seed's problem serves all its trials: it is compiled quickly rather than to run fast.
-
     Args:
+        quick: whether to save the compiler's time rather than the program's.
         tree: of (numbers, count).
         shapes: and types of its leaves.
     """
     device = jax.local_devices()[0]
-    options = quick_options()
+    options = quick_options() if quick else full_options()
 
     def on_leaves(*leaves):
         return _sampled(law, model, n_test, room, batch, *jax.tree.unflatten(tree, leaves))
@@ -263,7 +271,10 @@ def _build_synthetic(
     )
     leaves, tree = jax.tree.flatten((numbers, np.asarray(count)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    sample = _sampler(first.law, model_of(model), first.n_test, room, batch, tree, shapes)
+    key = first.law, model_of(model), first.n_test, room
+    _entries_drawn[key] += count * entries
+    quick = _entries_drawn[key] <= _QUICK_ENTRIES
+    sample = _sampler(*key, batch, quick, tree, shapes)
     made = sample(*leaves)
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
 
