@@ -443,6 +443,13 @@ def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
     assert compiler.quick_options() == {"xla_backend_optimization_level": 0}
 
 
+def test_quick_programs_stay_so_until_they_have_lost_what_they_saved():
+    assert compiler.stays_quick("counted", 4, enough=10)
+    assert not compiler.stays_quick("another", 4, enough=10, ahead=7)
+    assert compiler.stays_quick("counted", 6, enough=10)
+    assert not compiler.stays_quick("counted", 1, enough=10)
+
+
 def test_output_that_nobody_reads_is_no_error_of_ours():
     """As in ``gaunlearn list | head -0``."""
     reading, writing = os.pipe()

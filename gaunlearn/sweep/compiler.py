@@ -1,10 +1,12 @@
 """How hard XLA's compiler is to try. Nothing here knows what is compiled."""
 
+from collections import Counter
+from collections.abc import Hashable
 from functools import cache
 
 import jax
 
-__all__ = ["Options", "full_options", "quick_options"]
+__all__ = ["Options", "full_options", "quick_options", "stays_quick"]
 
 Options = dict[str, bool | int]
 
@@ -41,3 +43,19 @@ def quick_options() -> Options:
     slower.
     """
     return _if_known(_PLAIN_FUSIONS, _NO_OPTIMISATION)
+
+
+_done: Counter[Hashable] = Counter()
+
+
+def stays_quick(program: Hashable, work: int, enough: int, ahead: int = 0) -> bool:
+    """Whether a program is (still) to be one that was compiled quickly; counts its work.
+
+    Args:
+        program: tells it from others.
+        work: what it is about to do, in units of the caller's.
+        enough: work, all calls together, at which it has lost what its compiler saved.
+        ahead: work that is known to come after this.
+    """
+    _done[program] += work
+    return _done[program] + ahead <= enough

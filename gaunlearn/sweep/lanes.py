@@ -4,7 +4,6 @@ Each device works off its lanes a batch at a time, however many there are: a pro
 a capacity, which blocks of other sizes share. Nothing here knows what a lane computes.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -16,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from gaunlearn.sweep.compiler import full_options, quick_options
+from gaunlearn.sweep.compiler import full_options, quick_options, stays_quick
 from gaunlearn.sweep.traced import traced
 
 __all__ = [
@@ -135,7 +134,6 @@ def run_in_rounds(
 
 Stage = Callable[..., Any]
 _capacities: dict[Any, set[int]] = {}
-_gone_over: Counter[Any] = Counter()
 
 
 def _capacity(key: Any, count: int, size: int) -> int:
@@ -253,9 +251,8 @@ def _run(
     counts = np.bincount(device, minlength=len(devices))
     leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
     shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
-    key = stage, static, tree, shapes
-    _gone_over[key] += count * pairs
-    quick = _gone_over[key] + ahead <= _QUICK_PAIRS * len(devices)
+    enough = _QUICK_PAIRS * len(devices)
+    quick = stays_quick((stage, static, tree, shapes), count * pairs, enough, ahead)
     return _compiled(stage, static, batch, devices, quick, tree, shapes)(*leaves), places
 
 

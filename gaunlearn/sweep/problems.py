@@ -1,6 +1,5 @@
 """Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from gaunlearn.data.distributions import (
 from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
-from gaunlearn.sweep.compiler import full_options, quick_options
+from gaunlearn.sweep.compiler import full_options, quick_options, stays_quick
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
@@ -166,7 +165,6 @@ def _sampled(
 # where it has lost what its compiler saved. A seed's problem serves all its trials, and most sweeps
 # have few seeds.
 _QUICK_ENTRIES = 100_000_000
-_entries_drawn: Counter[Any] = Counter()
 
 
 @cache
@@ -272,8 +270,7 @@ def _build_synthetic(
     leaves, tree = jax.tree.flatten((numbers, np.asarray(count)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     key = first.law, model_of(model), first.n_test, room
-    _entries_drawn[key] += count * entries
-    quick = _entries_drawn[key] <= _QUICK_ENTRIES
+    quick = stays_quick((_sampler, key), count * entries, _QUICK_ENTRIES)
     sample = _sampler(*key, batch, quick, tree, shapes)
     made = sample(*leaves)
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
