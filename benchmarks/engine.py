@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 from common import begin, table
 
-from gaunlearn.sweep import execute, machine, runner
+from gaunlearn.sweep import execute, lanes, machine, runner
 from gaunlearn.sweep.plan import Limits, choose_rooms, families_of, plan_blocks, survey
 from gaunlearn.sweep.spec import load_spec
 
@@ -210,12 +210,11 @@ def compare_tree():
 def measure_overhead(evaluations):
     """The wall time of a whole run against the time that its stages keep the devices busy."""
     busy = [0.0]
-    original = execute.run_lanes
+    original = lanes._run
 
     def timed(*arguments, **options):
         began = time.perf_counter()
         results = original(*arguments, **options)
-        jax.block_until_ready(jax.tree.leaves(results))
         busy[0] += time.perf_counter() - began
         return results
 
@@ -227,13 +226,13 @@ def measure_overhead(evaluations):
         limits = Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
         first = next(plan_blocks(lambda: families_of(sweep), sweep.directory, found.shapes, limits))
         execute.run_block(first, sweep.directory, machine.batch_pairs())
-        execute.run_lanes = timed
+        lanes._run = timed
         try:
             began = time.perf_counter()
             run = runner.run_sweep(sweep, Path(place) / "run")
             wall = time.perf_counter() - began
         finally:
-            execute.run_lanes = original
+            lanes._run = original
         parts = list((run.path / "trials").glob("*.parquet"))
         size = sum(part.stat().st_size for part in parts)
         trials = run.manifest["trials"]

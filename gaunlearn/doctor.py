@@ -37,8 +37,8 @@ def _row_norms(dtype: type, rows: int) -> tuple[bool, str]:
     """Vmapped matrix-vector product and reduction, wrong in 0.10.2 on CPU (jax#39103)."""
     values: np.ndarray = np.arange(rows, dtype=dtype)
     x = np.stack([values, np.zeros_like(values), np.zeros_like(values)], axis=1)
-    matrix = jnp.eye(3, dtype=dtype)
-    got = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(jnp.asarray(x))
+    matrix: np.ndarray = np.eye(3, dtype=dtype)
+    got = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(x)
     error = float(np.max(np.abs(np.asarray(got) - values**2)))
     allowed = 4 * float(np.finfo(dtype).eps) * float(values[-1]) ** 2
     return error <= allowed, f"error {error:g}"
@@ -46,7 +46,7 @@ def _row_norms(dtype: type, rows: int) -> tuple[bool, str]:
 
 def _elementwise() -> tuple[bool, str]:
     """Plain operations outside jit, wrong on some GPUs in 0.11.0 and 0.11.1 (jax#40633)."""
-    root = float(jnp.sqrt(jnp.asarray(512.0)))
+    root = float(jnp.sqrt(np.asarray(512.0)))
     ones = np.asarray(jnp.ones(4) + 1)
     normal = np.asarray(jax.random.normal(jax.random.key(0), (64,)))
     well = abs(root - 512**0.5) < 1e-4 and bool((ones == 2).all()) and np.isfinite(normal).all()
@@ -55,7 +55,7 @@ def _elementwise() -> tuple[bool, str]:
 
 def _double_precision() -> tuple[bool, str]:
     """float64 is really computed in float64."""
-    value = float(jax.jit(lambda a: (a + 1.0) - a)(jnp.asarray(2.0**40)))
+    value = float(jax.jit(lambda a: (a + 1.0) - a)(np.asarray(2.0**40)))
     return value == 1.0, f"(2^40 + 1) - 2^40 = {value:g}"
 
 

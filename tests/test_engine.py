@@ -20,6 +20,7 @@ from gaunlearn.sweep import compiler, machine, plan, worker
 from gaunlearn.sweep import lanes as lanes_module
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
+    Terms,
     forget_capacities,
     map_lanes,
     pad_to_capacity,
@@ -390,9 +391,15 @@ def doubled(static, batch, lanes, count, common):
 @pytest.mark.parametrize(("size", "capacity"), [(1, 256), (1 << 22, 4), (1 << 30, 4)])
 def test_lanes_have_room_for_more_only_if_it_costs_nothing(size, capacity):
     forget_capacities()
-    results, places = run_lanes(doubled, size, np.arange(3.0), (), size, 8, 8000)
-    assert len(results) == capacity * len(jax.local_devices())
-    assert np.asarray(results)[places].tolist() == [0.0, 2.0, 4.0]
+    seen = []
+
+    def doubled_of(static, batch, lanes, count, common):
+        seen.append(len(lanes))
+        return doubled(static, batch, lanes, count, common)
+
+    results = run_lanes(doubled_of, size, np.arange(3.0), (), Terms(size, 8, 8000))
+    assert set(seen) == {capacity}
+    assert results.tolist() == [0.0, 2.0, 4.0]
 
 
 def test_turns_keep_the_order_and_share_a_program():
@@ -407,12 +414,19 @@ def test_turns_keep_the_order_and_share_a_program():
     for count in (3, 25, 4, 1):
         lanes = np.arange(float(count))
         found = run_in_turns(
-            squared, "turns", lanes, np.asarray(7.0), 1 << 22, 8, 8000, 1, 0, lambda each: each[1]
+            squared,
+            "turns",
+            lanes,
+            np.asarray(7.0),
+            Terms(1 << 22, 8, 8000),
+            passes=1,
+            ahead=0,
+            keep=lambda each: each[1],
         )
         np.testing.assert_array_equal(found, lanes + 7)
     assert len(set(traced)) == 1
-    size = lanes_module._TURN_BYTES // 2
-    many = run_in_turns(squared, "few", np.arange(9.0), np.asarray(0.0), size, 8, 8000, 1, 0)
+    terms = Terms(lanes_module._TURN_BYTES // 2, 8, 8000)
+    many = run_in_turns(squared, "few", np.arange(9.0), np.asarray(0.0), terms, 1, 0)
     np.testing.assert_array_equal(many[0], np.arange(9.0) ** 2)
 
 
@@ -424,7 +438,7 @@ def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
     share = lanes_module._QUICK_PAIRS * len(jax.local_devices())
 
     def run(static, passes, ahead=0):
-        run_in_turns(doubled, static, np.arange(2.0), (), 1, 8, 8000, passes, ahead)
+        run_in_turns(doubled, static, np.arange(2.0), (), Terms(1, 8, 8000), passes, ahead)
         return asked[-1]
 
     assert run("little", 1) == "quick_options"
@@ -444,10 +458,12 @@ def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):
 
 
 def test_quick_programs_stay_so_until_they_have_lost_what_they_saved():
-    assert compiler.stays_quick("counted", 4, enough=10)
-    assert not compiler.stays_quick("another", 4, enough=10, ahead=7)
-    assert compiler.stays_quick("counted", 6, enough=10)
-    assert not compiler.stays_quick("counted", 1, enough=10)
+    work = compiler.Work()
+    assert work.stays_quick("counted", 4, enough=10)
+    assert not work.stays_quick("another", 4, enough=10, ahead=7)
+    assert not work.copy().stays_quick("counted", 7, enough=10)
+    assert work.stays_quick("counted", 6, enough=10)
+    assert not work.stays_quick("counted", 1, enough=10)
 
 
 def test_output_that_nobody_reads_is_no_error_of_ours():

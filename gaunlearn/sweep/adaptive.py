@@ -8,15 +8,18 @@ that a run that was interrupted goes on where it was: its rounds are found store
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gaunlearn.border import coarse_points, curves, points_to_add, spread_of
 from gaunlearn.sweep.plan import trials_of
 from gaunlearn.sweep.predicate import Border, margins_of
 from gaunlearn.sweep.spec import Sweep
+
+if TYPE_CHECKING:  # it takes half a second to import, which a run's first rows need not wait for
+    import pandas as pd
 
 __all__ = ["border_of", "first_trials", "rounds"]
 
@@ -59,7 +62,7 @@ def first_trials(sweep: Sweep, border: Border) -> int:
 def rounds(
     sweep: Sweep,
     border: Border,
-    rows: Callable[[], pd.DataFrame],
+    rows: Callable[[], "pd.DataFrame"],
     agreed: Callable[[NDArray[np.bool_]], NDArray[np.bool_]] = lambda points: points,
 ) -> Iterator[Sweep]:
     """The parts of a sweep to be run one after the other; each is asked for when all trials of
@@ -107,8 +110,8 @@ def _values_at(values: Sequence[float], places: Float) -> Float:
 
 
 def border_of(
-    border: Border, frame: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    border: Border, frame: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]":
     """The border as a table, the points that it rests on, and what is to be known about it.
 
     The border has a row for each corner of a curve: ``curve`` is "border" where the median over
@@ -118,6 +121,8 @@ def border_of(
     is inside, the ``margin`` (``predicate.margins_of``) with its interval, ``low`` to ``high``, and
     the share of trials that have a certificate (``separated``).
     """
+    import pandas as pd
+
     margins = margins_of(border, frame)
     spread = spread_of(margins)
     rows = []

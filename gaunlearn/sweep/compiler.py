@@ -1,12 +1,12 @@
 """How hard XLA's compiler is to try. Nothing here knows what is compiled."""
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
 
 import jax
 
-__all__ = ["Options", "full_options", "quick_options", "stays_quick"]
+__all__ = ["WORK", "Options", "Work", "full_options", "quick_options"]
 
 Options = dict[str, bool | int]
 
@@ -45,17 +45,28 @@ def quick_options() -> Options:
     return _if_known(_PLAIN_FUSIONS, _NO_OPTIMISATION)
 
 
-_done: Counter[Hashable] = Counter()
+class Work:
+    """What programs have done, by which quickly compiled ones have had their share or not."""
+
+    def __init__(self, done: Mapping[Hashable, int] | None = None) -> None:
+        self._done = Counter(done or {})
+
+    def copy(self) -> "Work":
+        """To count on without changing this."""
+        return Work(self._done)
+
+    def stays_quick(self, program: Hashable, work: int, enough: int, ahead: int = 0) -> bool:
+        """Whether a program is (still) to be one that was compiled quickly; counts its work.
+
+        Args:
+            program: tells it from others.
+            work: what it is about to do, in units of the caller's.
+            enough: work, all calls together, at which it has lost what its compiler saved.
+            ahead: work that is known to come after this.
+        """
+        self._done[program] += work
+        return self._done[program] + ahead <= enough
 
 
-def stays_quick(program: Hashable, work: int, enough: int, ahead: int = 0) -> bool:
-    """Whether a program is (still) to be one that was compiled quickly; counts its work.
-
-    Args:
-        program: tells it from others.
-        work: what it is about to do, in units of the caller's.
-        enough: work, all calls together, at which it has lost what its compiler saved.
-        ahead: work that is known to come after this.
-    """
-    _done[program] += work
-    return _done[program] + ahead <= enough
+# Of this process.
+WORK = Work()

@@ -4,12 +4,12 @@ What a lane of a stage does is ``stages``' business, how lanes are run ``lanes``
 reads or writes files but the data that a block names.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
@@ -17,10 +17,12 @@ from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
 from gaunlearn.sweep.kernels import choose
-from gaunlearn.sweep.lanes import pad_to_capacity, run_in_turns, run_lanes, take
+from gaunlearn.sweep.lanes import Terms, pad_to_capacity, run_in_turns, run_lanes, take
+from gaunlearn.sweep.layout import Lane, Layout, Trial
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
-from gaunlearn.sweep.problems import build_problems, model_of
+from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
+from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
 from gaunlearn.sweep.sections import Evaluation, Training
 from gaunlearn.sweep.shapes import lane_bytes
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, LimitLane, TrainLane
@@ -38,7 +40,7 @@ from gaunlearn.trial import (
     trained_model,
 )
 from gaunlearn.types import Problem
-from gaunlearn.unlearning import Effort
+from gaunlearn.unlearning import Effort, Unlearned
 
 __all__ = ["Network", "Results", "run_block"]
 
@@ -49,6 +51,9 @@ _NOTHING = 0
 _LIMIT, _BESIDES, _STEPS = 8, 5, 20
 # Certificates at one tolerance that the frontier's columns take.
 _FRONTIER = 12
+# A block is rehearsed if what its trials come to takes no more: its zeros are memory, too, and
+# where there is much to compute, compiling it is little.
+_REHEARSED_BYTES = 1 << 28
 
 
 class Results(NamedTuple):
@@ -98,14 +103,6 @@ class Network(NamedTuple):
     y: np.ndarray
 
 
-class _Lane(NamedTuple):
-    """One training or retraining: where it starts, and what it forgets (see ``_Work.forget``)."""
-
-    family: int
-    start: int
-    forget: int
-
-
 def _settings(train: Training, evaluate: Evaluation | None) -> Settings:
     """The traced part of a lane, as NumPy numbers."""
     kinks: tuple[float, ...] = IGNORED_KINKS
@@ -151,17 +148,43 @@ def run_block(
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
     """
-    program = block.program
+    program, model = block.program, block.program.setup.model
+    room = program.room
+    size = lane_bytes(room, upper_columns(model, room.neurons))
     report("data")
     # Families that differ in training alone have the same data and initial weights.
     sections = [(family.data, family.model, family.seed) for family in block.families]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(sections))}
-    problems = build_problems(list(number_of), program.room, directory)
-    # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
-    with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
-        problem_of = [number_of[key] for key in sections]
-        work = _Work(block, problem_of, problems, directory, batch_pairs, report)
-        return work.run(keep_weights, keep_unlearned)
+    wanted, problem_of = list(number_of), [number_of[key] for key in sections]
+
+    def perform(rehearsal: Rehearsal | None) -> Results:
+        make = build_problems if rehearsal is None else empty_problems
+        problems = make(wanted, room, directory)
+        terms = Terms(size, room.neurons * room.samples, batch_pairs, rehearsal)
+        tell = report if rehearsal is None else lambda stage: None
+        # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
+        with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
+            work = _Work(block, problem_of, problems, directory, terms, tell)
+            return work.run(keep_weights, keep_unlearned)
+
+    trials = sum(family.trials for family in block.families)
+    with rehearsed(_needs(block), perform) if trials * size <= _REHEARSED_BYTES else nullcontext():
+        return perform(None)
+
+
+def _needs(block: Block) -> Hashable:
+    """What tells the programs of blocks apart."""
+    return block.program, frozenset(
+        (_way(family, branch.evaluate), branch.unlearn.method)
+        for family in block.families
+        for branch in family.branches
+    )
+
+
+def _way(family: Family, evaluate: Evaluation) -> tuple[Setup, int]:
+    """What programs that certify have in common, with the rungs of their ladder."""
+    setup = setup_of(family.model, family.train, evaluate)
+    return setup, len(_settings(family.train, evaluate).kink_tols)
 
 
 class _Work:
@@ -173,19 +196,15 @@ class _Work:
         problem_of: Sequence[int],
         problems: Problem,
         directory: Path,
-        batch_pairs: int,
+        terms: Terms,
         report: Callable[[str], None],
     ) -> None:
         self.program: Program = block.program
         self.families: Sequence[Family] = block.families
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
+        self.terms, self.report = terms, report
         self.problems = self.shared(problems, "problems")
-        room, model = self.program.room, self.program.setup.model
-        self.pairs = room.neurons * room.samples
-        self.lane_bytes = lane_bytes(room, upper_columns(model, room.neurons))
-        self.batch_pairs = batch_pairs
-        self.report = report
         self.trial_count = sum(family.trials for family in self.families)
         # Every forget set once; the first forgets nothing.
         self.orders: list[np.ndarray] = [np.zeros(self.program.room.samples, np.int64)]
@@ -199,8 +218,8 @@ class _Work:
 
     def shared(self, tree: Any, name: str) -> Any:
         """NumPy numbers that all lanes share, on the devices; few shapes of them."""
-        padded = pad_to_capacity(tree, (name, self.program))
-        return jax.tree.map(jnp.asarray, self.cast(padded))
+        padded = self.cast(pad_to_capacity(tree, (name, self.program)))
+        return jax.device_put(padded) if self.terms.rehearsal is None else padded
 
     def forget(self, family: int, rule: Any, number: int, ease: np.ndarray | None = None) -> int:
         """The place of a forget set in ``orders``."""
@@ -223,9 +242,7 @@ class _Work:
         ways: dict[tuple[Setup, int], list[tuple[int, int]]] = {}
         for number, family in enumerate(self.families):
             for place, branch in enumerate(family.branches):
-                setup = setup_of(family.model, family.train, branch.evaluate)
-                rungs = len(_settings(family.train, branch.evaluate).kink_tols)
-                ways.setdefault((setup, rungs), []).append((number, place))
+                ways.setdefault(_way(family, branch.evaluate), []).append((number, place))
         parts = [
             self.evaluate(setup, rungs, owners, place_of, models, keep_unlearned)
             for (setup, rungs), owners in ways.items()
@@ -244,7 +261,7 @@ class _Work:
             unlearned=[weights for part in parts for weights in part.unlearned],
         )
 
-    def networks(self, place_of: Mapping[_Lane, int], models: Any) -> list[Network]:
+    def networks(self, place_of: Mapping[Lane, int], models: Any) -> list[Network]:
         """Every trained and retrained network."""
         weights, problems = models.weights, jax.device_get(self.problems)
         forget_of = {place: key[1:] for key, place in self.order_of.items()}
@@ -269,26 +286,26 @@ class _Work:
             )
         return found
 
-    def train(self) -> tuple[dict[_Lane, int], TrainedModel, float]:
+    def train(self) -> tuple[dict[Lane, int], TrainedModel, float]:
         """Train and retrain: where each lane's model is, the models, and the utilisation.
 
         Retrainings whose forget set depends on the trained model wait for it; all others are
         trained beside it.
         """
-        lanes = [_Lane(number, ORIGINAL, _NOTHING) for number in range(len(self.families))]
+        lanes = [Lane(number, ORIGINAL, _NOTHING) for number in range(len(self.families))]
         waiting = []
         for number, family in enumerate(self.families):
             for rule, index, start in sorted(family.retrainings(), key=str):
                 if needs_training(rule):
                     waiting.append((number, rule, index, start))
                 else:
-                    lanes.append(_Lane(number, start, self.forget(number, rule, index)))
+                    lanes.append(Lane(number, start, self.forget(number, rule, index)))
         place_of, models, needed, available = self.descend(lanes)
         if waiting:
             later = []
             for number, rule, index, start in waiting:
                 ease = np.asarray(models.ease[place_of[lanes[number]]])
-                later.append(_Lane(number, start, self.forget(number, rule, index, ease)))
+                later.append(Lane(number, start, self.forget(number, rule, index, ease)))
             first = len(models.steps)
             places, more, more_needed, more_available = self.descend(later)
             models = jax.tree.map(lambda a, b: np.concatenate([a, b]), models, more)
@@ -296,9 +313,7 @@ class _Work:
             needed, available = needed + more_needed, available + more_available
         return place_of, models, needed / max(1.0, available)
 
-    def descend(
-        self, lanes: Sequence[_Lane]
-    ) -> tuple[dict[_Lane, int], TrainedModel, float, float]:
+    def descend(self, lanes: Sequence[Lane]) -> tuple[dict[Lane, int], TrainedModel, float, float]:
         """Train on lanes: where each one's model is, the models on the host, and how many rounds
         their batches had to take and took.
         """
@@ -323,23 +338,20 @@ class _Work:
             self.program.dtype,
             steps,
         )
-        found, places = run_lanes(
+        ended, available = run_lanes(
             stages.train,
             setup._replace(fused=kernel),
             TrainLane(problem, family, start, forget),
             common,
-            self.lane_bytes,
-            self.pairs,
-            self.batch_pairs,
+            self.terms,
             passes=1 + steps // (_STEPS * len(lanes)),
         )
-        ended, available = jax.device_get(found)
-        ended = take(ended, places)
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
         destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
         models = trained_model(setup, ended, destinations)
         needed = -(-ended.steps // setup.check_every)
-        rounds = available.mean() * len(jax.local_devices())
+        # Lanes are dealt to devices one by one: the first ones tell of one device each.
+        rounds = available[: len(jax.local_devices())].sum()
         place_of = {lane: place for place, lane in enumerate(lanes)}
         return place_of, models, float(needed.sum()), float(rounds)
 
@@ -350,9 +362,7 @@ class _Work:
             self.program.setup.model,
             lanes,
             (self.problems, self.shared(np.stack(self.orders), "orders")),
-            self.lane_bytes,
-            self.pairs,
-            self.batch_pairs,
+            self.terms,
             passes=_LIMIT,
             ahead=ahead,
             keep=keep,
@@ -368,40 +378,36 @@ class _Work:
             self.program.setup.model,
             lanes,
             (self.problems, self.shared(np.stack(self.orders), "orders"), np.asarray(beyond)),
-            self.lane_bytes,
-            self.pairs,
-            self.batch_pairs,
+            self.terms,
             passes=passes,
             ahead=ahead,
             keep=keep,
         )
 
-    def lay_out(
-        self, owners: Sequence[tuple[int, int]], place_of: Mapping[_Lane, int]
-    ) -> "_Layout":
+    def lay_out(self, owners: Sequence[tuple[int, int]], place_of: Mapping[Lane, int]) -> Layout:
         """What the trials of some branches need, each thing once."""
-        found = _Layout({}, {}, [])
+        found = Layout({}, {}, [])
         for number, place in owners:
             branch = self.families[number].branches[place]
             first, again = STARTS[branch.retrain.init]
-            trained = _Lane(number, ORIGINAL, _NOTHING)
+            trained = Lane(number, ORIGINAL, _NOTHING)
             original = found.certificate(trained, branch.evaluate)
             for indices, fractions in branch.pairs:
                 for index in indices:
                     forget = self.forget(number, branch.forget, index)
-                    retrained = _Lane(number, first, forget)
+                    retrained = Lane(number, first, forget)
                     lane = ForgetLane(
                         problem=self.problem_of[number],
                         trained=place_of[trained],
                         original=original,
                         retrained=place_of[retrained],
                         reference=found.certificate(retrained, branch.evaluate),
-                        again=place_of[_Lane(number, again, forget)],
+                        again=place_of[Lane(number, again, forget)],
                         forget=forget,
                     )
                     compared = found.comparison(lane, number, branch.evaluate)
                     found.trials.extend(
-                        _Trial(number, place, index, compared, fraction) for fraction in fractions
+                        Trial(number, place, index, compared, fraction) for fraction in fractions
                     )
         return found
 
@@ -415,7 +421,7 @@ class _Work:
         setup: Setup,
         rungs: int,
         owners: Sequence[tuple[int, int]],
-        place_of: Mapping[_Lane, int],
+        place_of: Mapping[Lane, int],
         models: TrainedModel,
         keep_unlearned: bool,
     ) -> Results:
@@ -452,14 +458,12 @@ class _Work:
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
-        columns, compared_places = run_lanes(
+        compared = run_lanes(
             stages.compare,
             setup,
             (sets, settings),
             common,
-            self.lane_bytes,
-            self.pairs,
-            self.batch_pairs,
+            self.terms,
         )
 
         # From here on a lane for each trial.
@@ -478,8 +482,8 @@ class _Work:
             )
         )
         names = [method.method for method in methods]
-        unlearned, unlearned_places = self.unlearn(setup, names, (sets, settings, efforts), common)
-        weights = jax.device_get(unlearned.weights)[unlearned_places]
+        unlearned = self.unlearn(setup, names, (sets, settings, efforts), common)
+        weights = unlearned.weights
         ends, at_limit = self.limits(
             LimitLane(sets.problem, sets.forget, weights),
             0,
@@ -497,26 +501,22 @@ class _Work:
             ahead=0,
             keep=lambda found: (columns_of_certificate(found.certificate), found.least),
         )
-        judged, judged_places = run_lanes(
+        judged = run_lanes(
             stages.judge,
             setup,
             JudgeLane(
                 sets,
                 settings,
-                unlearned_places,
+                np.arange(len(trials)),
                 efforts.step_fraction,
                 np.asarray([name == "ascent" for name in names]),
             ),
-            (*common, unlearned),
-            self.lane_bytes,
-            self.pairs,
-            self.batch_pairs,
+            (*common, self.shared(unlearned, "unlearned")),
+            self.terms,
             passes=_BESIDES,
         )
-        columns, judged = jax.device_get((columns, judged))
-        columns = {name: column[compared_places][source] for name, column in columns.items()}
-        columns |= {name: column[judged_places] for name, column in judged.items()}
-        columns |= certified_columns | at_limit | columns_of_least(least)
+        columns = take(compared, source) | judged | certified_columns | at_limit
+        columns |= columns_of_least(least)
         kept: Sequence[np.ndarray] = ()
         if keep_unlearned:
             u = jax.device_get(self.problems.u)
@@ -531,63 +531,16 @@ class _Work:
             unlearned=kept,
         )
 
-    def unlearn(
-        self, setup: Setup, methods: Sequence[str], lanes: Any, common: Any
-    ) -> tuple[Any, np.ndarray]:
-        """Unlearn each lane by its method, a program for each: the unlearned models, and where each
-        lane's is.
-        """
-        places = np.empty(len(methods), np.int64)
-        found, count = [], 0
+    def unlearn(self, setup: Setup, methods: Sequence[str], lanes: Any, common: Any) -> Unlearned:
+        """The models that each lane's method unlearns to; a program for each method."""
+        parts, order = [], []
         for method in dict.fromkeys(methods):
             chosen = np.flatnonzero([other == method for other in methods])
-            part, where = run_lanes(
-                stages.unlearn,
-                (setup, method),
-                take(lanes, chosen),
-                common,
-                self.lane_bytes,
-                self.pairs,
-                self.batch_pairs,
-            )
-            places[chosen] = count + where
-            count += len(part.gradients)
-            found.append(part)
-        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-        return pad_to_capacity(together, ("unlearned", self.program)), places
-
-
-class _Trial(NamedTuple):
-    """Numbers of a trial's family, its branch, what it forgets and its comparison; and its step."""
-
-    family: int
-    branch: int
-    number: int
-    compared: int
-    step_fraction: float
-
-
-class _Layout(NamedTuple):
-    """Lanes of the stages after training, each once, by their numbers.
-
-    Attributes:
-        certified: (model's lane, way of evaluating) -> its number.
-        compared: (forget set with the numbers of what it needs, family, way of evaluating) -> its
-            number.
-        trials: all of them.
-    """
-
-    certified: dict[tuple[_Lane, Evaluation], int]
-    compared: dict[tuple[ForgetLane, int, Evaluation], int]
-    trials: list[_Trial]
-
-    def certificate(self, lane: _Lane, evaluate: Evaluation) -> int:
-        """The number of a model's certificate."""
-        return self.certified.setdefault((lane, evaluate), len(self.certified))
-
-    def comparison(self, lane: ForgetLane, family: int, evaluate: Evaluation) -> int:
-        """The number of a forget set."""
-        return self.compared.setdefault((lane, family, evaluate), len(self.compared))
+            some = take(lanes, chosen)
+            parts.append(run_lanes(stages.unlearn, (setup, method), some, common, self.terms))
+            order.append(chosen)
+        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return take(together, np.argsort(np.concatenate(order)))
 
 
 def _effort(train: Training, method: Any, step_fraction: float) -> Effort:

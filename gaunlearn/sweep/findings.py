@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from gaunlearn.schema import BORDER, PARAMETERS, POINTS
@@ -12,13 +11,16 @@ from gaunlearn.sweep.parts import to_bytes
 from gaunlearn.sweep.place import Place
 from gaunlearn.sweep.store import BORDER_FILES, VERIFICATION_FILE
 
+if TYPE_CHECKING:  # it takes half a second to import, which a run's first rows need not wait for
+    import pandas as pd
+
 __all__ = ["write_border", "write_verification"]
 
 _MEANINGS = {column.name: column.meaning for column in (*PARAMETERS, *BORDER, *POINTS)}
 
 
 def write_border(
-    run: Place, border: pd.DataFrame, points: pd.DataFrame, about: Mapping[str, Any]
+    run: Place, border: "pd.DataFrame", points: "pd.DataFrame", about: Mapping[str, Any]
 ) -> None:
     """Write the border of a sweep and its points, with what they are of in the files' metadata, and
     what a column means in that of its field.

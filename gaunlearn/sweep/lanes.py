@@ -4,9 +4,10 @@ Each device works off its lanes a batch at a time, however many there are: a pro
 a capacity, which blocks of other sizes share. Nothing here knows what a lane computes.
 """
 
+import threading
 from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from gaunlearn.sweep.compiler import full_options, quick_options, stays_quick
-from gaunlearn.sweep.traced import traced
+from gaunlearn.sweep.compiler import WORK, full_options, quick_options
+from gaunlearn.sweep.rehearsal import Rehearsal
+from gaunlearn.sweep.traced import Program, program_of, traced
 
 __all__ = [
+    "Terms",
     "batch_of",
     "forget_capacities",
     "map_lanes",
@@ -134,6 +137,23 @@ def run_in_rounds(
 
 Stage = Callable[..., Any]
 _capacities: dict[Any, set[int]] = {}
+_lock = threading.Lock()
+
+
+class Terms(NamedTuple):
+    """On what terms lanes run.
+
+    Attributes:
+        size: bytes that one lane's results take.
+        pairs: (neuron, sample) pairs that one lane works on at a time.
+        batch_pairs: how many a batch may work on.
+        rehearsal: what this is part of; None if it is to be computed.
+    """
+
+    size: int
+    pairs: int
+    batch_pairs: int
+    rehearsal: Rehearsal | None = None
 
 
 def _capacity(key: Any, count: int, size: int) -> int:
@@ -144,12 +164,13 @@ def _capacity(key: Any, count: int, size: int) -> int:
         size: bytes of an entry.
     """
     count = max(count, min(_SMALL_BYTES // max(1, size), _SMALL_CAPACITY))
-    known = _capacities.setdefault(key, set())
-    enough = [capacity for capacity in known if capacity >= count]
-    if not enough:
-        enough = [1 << (count - 1).bit_length()]
-        known.add(enough[0])
-    return min(enough)
+    with _lock:
+        known = _capacities.setdefault(key, set())
+        enough = [capacity for capacity in known if capacity >= count]
+        if not enough:
+            enough = [1 << (count - 1).bit_length()]
+            known.add(enough[0])
+        return min(enough)
 
 
 def pad_to_capacity(tree: Any, key: Any) -> Any:
@@ -185,8 +206,7 @@ def forget_capacities() -> None:
     _capacities.clear()
 
 
-@cache
-def _compiled(
+def _compile(
     stage: Stage,
     static: Any,
     batch: int,
@@ -194,7 +214,7 @@ def _compiled(
     quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
-) -> Callable[..., Any]:
+) -> Program:
     """jit(shard_map) of the stage on the leaves of its arguments, lanes and their counts sharded
     over devices.
 
@@ -230,17 +250,14 @@ def _run(
     static: Any,
     lanes: Any,
     common: Any,
+    terms: Terms,
     capacity: int,
     batch: int,
-    pairs: int,
+    passes: int,
     ahead: int,
-) -> tuple[Any, np.ndarray]:
-    """As ``run_lanes``, in a program for a capacity.
-
-    Args:
-        pairs: that each lane goes over, all passes together.
-        ahead: pairs that lanes to come in the same program go over.
-    """
+    keep: Callable[[Any], Any],
+) -> Any:
+    """As ``run_in_turns``, in a program for a capacity, which is enough."""
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
     # Dealt one by one: lanes that take long come first, and every device gets its share of them.
@@ -251,40 +268,46 @@ def _run(
     counts = np.bincount(device, minlength=len(devices))
     leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
     shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
-    enough = _QUICK_PAIRS * len(devices)
-    quick = stays_quick((stage, static, tree, shapes), count * pairs, enough, ahead)
-    return _compiled(stage, static, batch, devices, quick, tree, shapes)(*leaves), places
+    rehearsal = terms.rehearsal
+    quick = (WORK if rehearsal is None else rehearsal.work).stays_quick(
+        (stage, static, tree, shapes),
+        count * terms.pairs * passes,
+        _QUICK_PAIRS * len(devices),
+        terms.pairs * ahead,
+    )
+    how = stage, static, batch, devices, quick, tree, shapes
+    if rehearsal is not None:
+        rehearsal.go_on()
+    program = program_of(how, lambda: _compile(*how))
+    if rehearsal is None:
+        results = program(*leaves)
+    else:
+        results = jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), program.results)
+    return take(jax.device_get(keep(results)), places)
 
 
 def run_lanes(
-    stage: Stage,
-    static: Any,
-    lanes: Any,
-    common: Any,
-    size: int,
-    pairs: int,
-    batch_pairs: int,
-    passes: int = 1,
-) -> tuple[Any, np.ndarray]:
+    stage: Stage, static: Any, lanes: Any, common: Any, terms: Terms, passes: int = 1
+) -> Any:
     """Run ``stage(static, batch, lanes, count, common)`` on every device's share of the lanes.
 
     Args:
         static: hashable; part of the compiled program.
-        lanes: NumPy arrays, stacked along the first axis.
+        lanes: NumPy arrays, stacked along the first axis; dealt to the devices one by one.
         common: what lanes share, the same on all devices.
-        size: bytes that one lane's results take.
-        pairs: (neuron, sample) pairs that one lane works on at a time.
-        batch_pairs: how many a batch may work on.
         passes: about how many times a lane goes over its pairs.
 
     Returns:
-        The results, and where in them each lane is.
+        The results, in the order of the lanes, as NumPy arrays.
     """
     devices = tuple(jax.local_devices())
     share = -(-jax.tree.leaves(lanes)[0].shape[0] // len(devices))
-    capacity = _capacity((stage, static, pairs, devices), share, size)
-    batch = batch_of(share, capacity, -(-_LEAST_PAIRS // pairs), batch_pairs // pairs)
-    return _run(stage, static, lanes, common, capacity, batch, pairs * passes, 0)
+    capacity = _capacity((stage, static, terms.pairs, devices), share, terms.size)
+    least, most = -(-_LEAST_PAIRS // terms.pairs), terms.batch_pairs // terms.pairs
+    batch = batch_of(share, capacity, least, most)
+    return _run(
+        stage, static, lanes, common, terms, capacity, batch, passes, 0, lambda results: results
+    )
 
 
 def run_in_turns(
@@ -292,9 +315,7 @@ def run_in_turns(
     static: Any,
     lanes: Any,
     common: Any,
-    size: int,
-    pairs: int,
-    batch_pairs: int,
+    terms: Terms,
     passes: int,
     ahead: int,
     keep: Callable[[Any], Any] = lambda results: results,
@@ -305,24 +326,19 @@ def run_in_turns(
     Args:
         ahead: passes of lanes that the program will run on after these, all together.
         keep: what is kept of the results of a turn.
-
-    Returns:
-        What is kept, in the order of the lanes, as NumPy arrays.
     """
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
-    share, key = -(-count // len(devices)), (stage, static, pairs, devices)
+    share, key = -(-count // len(devices)), (stage, static, terms.pairs, devices)
     known, on_cpu = _capacities.get(key), devices[0].platform == "cpu"
-    capacity = max(known) if known and on_cpu else _capacity(key, share, size)
-    while capacity > 1 and capacity * size > _TURN_BYTES:
+    capacity = max(known) if known and on_cpu else _capacity(key, share, terms.size)
+    while capacity > 1 and capacity * terms.size > _TURN_BYTES:
         capacity //= 2
-    least = -(-_LEAST_PAIRS // pairs)
-    batch = batch_of(1 if on_cpu else share, capacity, least, batch_pairs // pairs)
+    least, most = -(-_LEAST_PAIRS // terms.pairs), terms.batch_pairs // terms.pairs
+    batch = batch_of(1 if on_cpu else share, capacity, least, most)
     parts, width = [], capacity * len(devices)
     for turn in np.split(np.arange(count), range(width, count, width)):
-        left = pairs * (ahead + passes * (count - 1 - int(turn[-1])))
-        found, places = _run(
-            stage, static, take(lanes, turn), common, capacity, batch, pairs * passes, left
-        )
-        parts.append(take(jax.device_get(keep(found)), places))
+        left = ahead + passes * (count - 1 - int(turn[-1]))
+        some = take(lanes, turn)
+        parts.append(_run(stage, static, some, common, terms, capacity, batch, passes, left, keep))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -11,6 +11,7 @@ import jax
 
 from gaunlearn.sweep.identity import digest
 from gaunlearn.sweep.memory import host_memory
+from gaunlearn.sweep.traced import forget_programs
 
 __all__ = [
     "batch_memory",
@@ -77,6 +78,7 @@ def drop_programs_if_crowded() -> None:
     except (OSError, ValueError):
         return
     if held > allowed // 2:
+        forget_programs()
         jax.clear_caches()
 
 

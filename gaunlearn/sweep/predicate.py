@@ -6,10 +6,9 @@ Which points of the two axes are run is ``adaptive``'s business.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gaunlearn.checks import did_you_mean
@@ -17,6 +16,9 @@ from gaunlearn.schema import RESULTS
 from gaunlearn.sweep.axes import is_number
 from gaunlearn.sweep.grid import INNER, STEP, Grid, Name
 from gaunlearn.sweep.sections import column_name
+
+if TYPE_CHECKING:  # it takes half a second to import, which a run's first rows need not wait for
+    import pandas as pd
 
 __all__ = ["Border", "margins_of", "read_border"]
 
@@ -236,7 +238,7 @@ def _ratio(better: NDArray[Any], worse: NDArray[Any]) -> NDArray[np.float64]:
     return np.clip(found, -_LARGEST, _LARGEST)
 
 
-def margins_of(border: Border, frame: pd.DataFrame) -> NDArray[np.float64]:
+def margins_of(border: Border, frame: "pd.DataFrame") -> NDArray[np.float64]:
     """How far inside the region each point is for each seed, (I, J, S); NaN where there is no
     trial.
 
@@ -245,6 +247,8 @@ def margins_of(border: Border, frame: pd.DataFrame) -> NDArray[np.float64]:
     same training and forgotten samples. A trial without a number is outside. Of a seed's trials the
     median.
     """
+    import pandas as pd
+
     read = _read(border.predicate)
     first, second = border.columns
     if isinstance(read, _Level):

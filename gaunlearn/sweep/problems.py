@@ -1,7 +1,7 @@
 """Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
 
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,15 @@ from gaunlearn.data.distributions import (
 )
 from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
-from gaunlearn.models import MODELS, Model, deep_relu, leaky_relu, output_weights
-from gaunlearn.sweep.compiler import full_options, quick_options, stays_quick
+from gaunlearn.models import (
+    MODELS,
+    Model,
+    deep_relu,
+    leaky_relu,
+    output_weights,
+    upper_columns,
+)
+from gaunlearn.sweep.compiler import WORK, full_options, quick_options
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
 from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
@@ -35,11 +42,11 @@ from gaunlearn.sweep.sections import (
     SyntheticData,
 )
 from gaunlearn.sweep.shapes import Size
-from gaunlearn.sweep.traced import register, traced
+from gaunlearn.sweep.traced import Program, program_of, register, traced
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
-__all__ = ["build_problems", "data_size", "model_of", "size_of"]
+__all__ = ["build_problems", "data_size", "empty_problems", "model_of", "size_of"]
 
 # Entries of samples and of W(0), in all its initialisations, that are drawn at a time: 32 MB; and
 # how many cost less than the operations that draw them.
@@ -167,7 +174,6 @@ def _sampled(
 _QUICK_ENTRIES = 100_000_000
 
 
-@cache
 def _sampler(
     law: tuple[str, int],
     model: Model,
@@ -177,7 +183,7 @@ def _sampler(
     quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
-) -> Callable[..., Problem]:
+) -> Program:
     """``_sampled`` on the leaves of (numbers, count), compiled.
 
     Args:
@@ -242,6 +248,27 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
     return stacked
 
 
+def empty_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path) -> Problem:
+    """Zeros in the place of what ``build_problems`` makes."""
+    data, section, _ = wanted[0]
+    m, n, t = room.samples, room.neurons, data_size(data, directory)[2]
+    columns = room.span + INITIALISATIONS + upper_columns(model_of(section), n)
+
+    def zeros(*shape: int, dtype: type = float) -> Any:
+        return np.zeros((len(wanted), *shape), dtype)
+
+    return Problem(
+        x=zeros(m, columns),
+        y=zeros(m),
+        present=zeros(m, dtype=bool),
+        u=zeros(n),
+        x_test=zeros(t, columns),
+        y_test=zeros(t),
+        initial_weights=zeros(INITIALISATIONS, n, columns),
+        test_offset=zeros(INITIALISATIONS, n, t),
+    )
+
+
 def _build_synthetic(
     wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path
 ) -> Problem:
@@ -270,9 +297,9 @@ def _build_synthetic(
     leaves, tree = jax.tree.flatten((numbers, np.asarray(count)))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     key = first.law, model_of(model), first.n_test, room
-    quick = stays_quick((_sampler, key), count * entries, _QUICK_ENTRIES)
-    sample = _sampler(*key, batch, quick, tree, shapes)
-    made = sample(*leaves)
+    quick = WORK.stays_quick((_sampler, key), count * entries, _QUICK_ENTRIES)
+    how = *key, batch, quick, tree, shapes
+    made = program_of((_sampler, how), lambda: _sampler(*how))(*leaves)
     return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
 
 

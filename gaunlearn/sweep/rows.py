@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gaunlearn.limit import STATUSES
 from gaunlearn.schema import PARAMETERS, RESULTS
@@ -113,6 +112,8 @@ def rows_of(block: Block, results: Results, directory: Path) -> Rows:
 
 
 def _is_missing(value: Any) -> bool:
+    import pandas as pd
+
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 

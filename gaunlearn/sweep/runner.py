@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep.adaptive import border_of, first_trials, rounds
@@ -48,6 +47,9 @@ from gaunlearn.sweep.store import (
 from gaunlearn.sweep.tally import median_of
 from gaunlearn.sweep.weights import stored_networks
 from gaunlearn.sweep.worker import Alone, Crew, Job, Receipt, RunFailedError
+
+if TYPE_CHECKING:  # it takes half a second to import, which a run's first rows need not wait for
+    import pandas as pd
 
 __all__ = ["FaultyJaxError", "Progress", "RunFailedError", "run_sweep"]
 
@@ -363,7 +365,7 @@ class _Runner:
         elif border is not None:
             self.tell("stored")  # of fewer trials than there might have been
 
-    def rows_of_all(self) -> pd.DataFrame:
+    def rows_of_all(self) -> "pd.DataFrame":
         """What is stored when everybody's share of a round is."""
         if self.processes is not None:
             self.processes.wait()

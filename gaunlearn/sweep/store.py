@@ -32,10 +32,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,6 +42,9 @@ from gaunlearn.schema import SCHEMA_VERSION
 from gaunlearn.sweep.memory import host_memory
 from gaunlearn.sweep.parts import RunError, parquet_files, part_header, read_part
 from gaunlearn.sweep.place import Place, StorageError, side_by_side
+
+if TYPE_CHECKING:  # it takes half a second to import, which a run's first rows need not wait for
+    import pandas as pd
 
 __all__ = [
     "BORDER_FILES",
@@ -181,7 +183,7 @@ class Run:
         # Equal keys (duplicates in no column) are told apart by name, so that order is the run's.
         return table.sort_by([(name, "ascending") for name in (*known, "trial_id")])
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """As ``to_arrow``; ``df.attrs["columns"]`` has each column's meaning."""
         table = self.to_arrow()
         frame = table.to_pandas()
@@ -191,7 +193,7 @@ class Run:
         }
         return frame
 
-    def border(self) -> pd.DataFrame | None:
+    def border(self) -> "pd.DataFrame | None":
         """The border that the sweep has found, a row for each corner of a curve; None if it looks
         for none, or is not there yet. ``manifest["border"]`` says of what.
 
@@ -204,7 +206,7 @@ class Run:
         """
         return self._of_border(BORDER_FILES[0])
 
-    def points(self) -> pd.DataFrame | None:
+    def points(self) -> "pd.DataFrame | None":
         """The points of the two axes that a sweep with a border has looked at: how many ``seeds``,
         the ``share`` of them for which the predicate holds, and the median ``margin`` with an
         interval for it, ``low`` to ``high``, and the share of trials with a certificate,
@@ -212,7 +214,7 @@ class Run:
         """
         return self._of_border(BORDER_FILES[1])
 
-    def _of_border(self, name: str) -> pd.DataFrame | None:
+    def _of_border(self, name: str) -> "pd.DataFrame | None":
         # The files of an earlier specification that looked for one stay where they are.
         if "border" not in self.manifest or name not in self.place.names():
             return None

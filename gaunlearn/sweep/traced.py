@@ -1,4 +1,6 @@
-"""Traced programs, kept between processes.
+"""Programs: traced once, compiled in threads of their own, and kept between processes.
+
+Python traces one program at a time; the compiler needs no Python, and works beside it.
 
 JAX's cache of compiled programs saves the compiler's time only: tracing a stage and lowering it
 take as long again, in every process anew. Here the lowered program is kept beside the compiled one
@@ -7,13 +9,17 @@ JAX, the stage with what is static in it, shapes and types of its arguments, and
 
 All programs are called in the form in which they are kept, whether they were found or made just
 now, so that both give the same numbers. What cannot be read, or kept, is traced: nothing relies on
-this, and without a cache of compiled programs there is none of it. A program that calls what JAX
-gives no stable form (a callback, some libraries of a GPU) is traced in every process.
+this, and without a cache of compiled programs none is kept. A program that calls what JAX gives no
+stable form (a callback, some libraries of a GPU) is traced in every process.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +32,69 @@ from gaunlearn.sweep.compiler import Options
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
-__all__ = ["register", "traced"]
+__all__ = ["Program", "forget_programs", "program_of", "register", "traced"]
+
+# Compilers that work side by side; each takes some hundreds of megabytes.
+_MOST_COMPILERS = 8
 
 _registered: set[type] = set()
+_programs: "dict[Hashable, Future[Program]]" = {}
+_lock = threading.Lock()
+
+
+@cache
+def _compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_MOST_COMPILERS, os.cpu_count() or 1), "compiler")
+
+
+class Program:
+    """A program that is being compiled, or has been. Called, it waits for its compiler.
+
+    Attributes:
+        results: shapes and types of what it returns.
+    """
+
+    def __init__(self, lowered: jax.stages.Lowered, shardings: Sequence[Any]) -> None:
+        self.results = jax.tree.map(
+            lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), lowered.out_info
+        )
+        self._shardings = tuple(shardings)
+        self._compiled: Future[jax.stages.Compiled] = _compilers().submit(lowered.compile)
+
+    def __call__(self, *leaves: Any) -> Any:
+        # Results of other programs may lie elsewhere.
+        return self._compiled.result()(*jax.device_put(leaves, self._shardings))
+
+    def give_up(self) -> None:
+        """Do not begin to compile it."""
+        self._compiled.cancel()
+
+
+def program_of(key: Hashable, make: Callable[[], Program]) -> Program:
+    """The program of a key; made once, whichever thread asks first."""
+    with _lock:
+        found = _programs.get(key)
+        if found is None:
+            mine = _programs[key] = Future()
+    if found is not None:
+        return found.result()
+    try:
+        mine.set_result(make())
+    except BaseException as error:
+        with _lock:
+            _programs.pop(key, None)
+        mine.set_exception(error)
+    return mine.result()
+
+
+def forget_programs() -> None:
+    """Let go of all programs; those that no compiler has begun with are given up."""
+    with _lock:
+        programs = list(_programs.values())
+        _programs.clear()
+    for each in programs:
+        if each.done() and not each.exception():
+            each.result().give_up()
 
 
 def register(*kinds: type) -> None:
@@ -77,8 +143,8 @@ def traced(
     arguments: Sequence[Any],
     shardings: Sequence[Any],
     options: Options,
-) -> Callable[..., Any]:
-    """A compiled program, from its kept form if there is one.
+) -> Program:
+    """A program, from its kept form if there is one.
 
     Args:
         program: jitted, with the same ``options``; takes the arguments one by one.
@@ -88,16 +154,15 @@ def traced(
         options: the compiler's.
     """
     file = _file(name, arguments)
-    if file is None:
-        return program
-    exported = _read(file)
-    if exported is None:
-        with suppress(Exception):  # if it is the program that is wrong, it says so when it runs
+    exported = None if file is None else _read(file)
+    if file is not None and exported is None:
+        with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
             exported = jax.export.export(program)(*arguments)
-        if exported is None:
-            return program
-        _keep(file, exported)
-    places = tuple(shardings)
-    call = jax.jit(exported.call, in_shardings=places, compiler_options=options)
-    # Results of other programs may lie elsewhere; a plain program would move them by itself.
-    return lambda *leaves: call(*jax.device_put(leaves, places))
+            _keep(file, exported)
+    if exported is not None:
+        program = jax.jit(exported.call, compiler_options=options)
+    placed = [
+        jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+        for leaf, sharding in zip(arguments, shardings, strict=True)
+    ]
+    return Program(program.lower(*placed), shardings)

@@ -1,0 +1,161 @@
+"""A block's rehearsal: it makes the programs that the block needs, and is never in its way."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from cases import assert_same_rows
+from runs import SPEC, write
+
+import gaunlearn
+from gaunlearn.sweep import execute, lanes, traced
+from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
+from gaunlearn.sweep.problems import build_problems, empty_problems
+from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
+from gaunlearn.sweep.spec import load_spec
+
+MIXTURE = 'kind = "isotropic"\nm = 4\nd = 50\nn_test = 10'
+TWO_LAYERS = 'kind = "two_layer_relu"\nn = 8'
+# What differs from ``runs.SPEC``.
+KINDS = {
+    "plain": {},
+    "deep": {TWO_LAYERS: 'kind = "deep_relu"\nn = 6\ndepth = 3'},
+    "given data, to the limit": {
+        MIXTURE: 'kind = "digits"\nm = 6',
+        TWO_LAYERS: 'kind = "linear"',
+        "[train]": '[train]\nend = "limit"',
+    },
+    "several methods, and what they forget asks the trained model": {
+        "[unlearn]": '[unlearn]\nmethod = ["ascent", "identity"]',
+        "[train]": '[forget]\nrule = "hardest"\nsize = 2\n[train]',
+    },
+    "float32": {"[train]": '[compute]\ndtype = "float32"\n[train]'},
+}
+
+
+@pytest.fixture
+def sweep_of(tmp_path):
+    def sweep(changes):
+        text = SPEC
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        return load_spec(write(tmp_path, text))
+
+    return sweep
+
+
+def first_block(sweep):
+    shapes = survey(sweep).shapes
+    return next(plan_blocks(lambda: families_of(sweep), sweep.directory, shapes, Limits()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_makes_all_programs_that_the_block_needs(sweep_of, monkeypatch, kind):
+    sweep = sweep_of(KINDS[kind])
+    before = []
+
+    @contextmanager
+    def at_once(key, perform):
+        perform(Rehearsal())
+        before.extend(traced._programs)
+        yield
+
+    monkeypatch.setattr(execute, "rehearsed", at_once)
+    lanes.forget_capacities()
+    traced.forget_programs()
+    execute.run_block(first_block(sweep), sweep.directory, 8000)
+    stages = {key for key in traced._programs if key[0].__module__ == "gaunlearn.sweep.stages"}
+    assert stages
+    assert stages <= set(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_problems_have_the_shapes_of_those_that_are_built(sweep_of, kind):
+    sweep = sweep_of(KINDS[kind])
+    block = first_block(sweep)
+    wanted = [(family.data, family.model, family.seed) for family in block.families]
+    room, directory = block.program.room, sweep.directory
+    built, empty = (make(wanted, room, directory) for make in (build_problems, empty_problems))
+    for ours, theirs in zip(empty, built, strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+
+def test_a_block_gives_the_same_numbers_without_one(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(execute, "rehearsed", None)  # is not asked
+    found = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
+    assert_same_rows(found.to_pandas(), undisturbed.to_pandas())
+
+
+def test_blocks_are_rehearsed_once():
+    performed = []
+    for key in ("one", "one", "another"):
+        with rehearsed(("once", key), lambda rehearsal, key=key: performed.append(key)):
+            pass
+    assert performed == ["one", "another"]
+
+
+def test_what_goes_wrong_in_it_is_for_the_block_to_say(recwarn):
+    def wrong(rehearsal):
+        raise ValueError("no such thing")
+
+    with rehearsed("wrong", wrong):
+        pass
+    assert not recwarn.list
+
+
+def test_it_ends_with_the_block():
+    begun, ended = threading.Event(), threading.Event()
+
+    def forever(rehearsal):
+        begun.set()
+        try:
+            while True:
+                rehearsal.go_on()
+        finally:
+            ended.set()
+
+    def block():
+        with rehearsed("forever", forever):
+            begun.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert ended.is_set()
+
+
+def test_programs_are_made_once_whichever_thread_asks():
+    made, results = [], []
+    tracing, go_on = threading.Event(), threading.Event()
+
+    def make():
+        made.append(threading.current_thread().name)
+        tracing.set()
+        go_on.wait(60)
+        return "program"
+
+    def ask():
+        results.append(traced.program_of("asked for twice", make))
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    tracing.wait(60)
+    second.start()
+    go_on.set()
+    first.join()
+    second.join()
+    del traced._programs["asked for twice"]
+    assert results == ["program", "program"]
+    assert len(made) == 1
+
+
+def test_a_program_that_could_not_be_made_is_tried_again():
+    def wrong():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        traced.program_of("fails at first", wrong)
+    assert traced.program_of("fails at first", lambda: "made") == "made"
+    del traced._programs["fails at first"]
