@@ -34,7 +34,6 @@ __all__ = [
     "ORIGINAL",
     "Certified",
     "Destination",
-    "Ended",
     "Settings",
     "Setup",
     "TrainedModel",
@@ -96,21 +95,6 @@ class Settings(NamedTuple):
     target_epsilon: Float[AnyArray, ""]
     kink_tols: Float[AnyArray, " l"]
     tau_budget: Float[AnyArray, ""]
-
-
-class Ended(NamedTuple):
-    """Where a descent ended.
-
-    Attributes:
-        weights, margins: there.
-        steps, log_loss, settled: see ``TrainedModel``.
-    """
-
-    weights: Float[Array, "n r+k"]
-    margins: Float[Array, " m"]
-    steps: Int[Array, ""]
-    log_loss: Float[Array, ""]
-    settled: Bool[Array, ""]
 
 
 class Destination(NamedTuple):
@@ -223,17 +207,16 @@ def descent_of(
     )
 
 
-def end_training(setup: Setup, problem: Problem, start: Int[Array, ""], trained: Trained) -> Ended:
-    """Where descent from initialisation number ``start`` ended, with what lies outside the span."""
+def end_training(
+    setup: Setup, problem: Problem, start: Int[Array, ""], trained: Trained
+) -> tuple[Trained, Float[Array, " m"]]:
+    """Where descent from initialisation number ``start`` ended, with what lies outside the span;
+    and the margins there.
+    """
     outside = outside_of(problem, setup.model)
     weights = _with(trained.weights, outside, problem.initial_weights[start][:, outside])
-    return Ended(
-        weights=weights,
-        margins=margins(setup.model, weights, problem.u, problem.x, problem.y),
-        steps=trained.steps,
-        log_loss=trained.log_loss,
-        settled=trained.settled,
-    )
+    ended = trained._replace(weights=weights)
+    return ended, margins(setup.model, weights, problem.u, problem.x, problem.y)
 
 
 def limit_stage(
@@ -246,7 +229,12 @@ def limit_stage(
     return Destination(limit, one_minus_cosine(weights, limit.weights))
 
 
-def trained_model(setup: Setup, ended: Ended, destination: Destination) -> TrainedModel:
+def trained_model(
+    setup: Setup,
+    ended: Trained,
+    margins_at_end: Float[Array, " m"],
+    destination: Destination,
+) -> TrainedModel:
     """What is taken for the trained model, one or many stacked: the descent's end or its limit."""
     limit = destination.limit
     return TrainedModel(
@@ -256,7 +244,7 @@ def trained_model(setup: Setup, ended: Ended, destination: Destination) -> Train
         settled=ended.settled,
         limit=limit,
         tau_limit=destination.tau,
-        ease=-limit.multipliers if setup.to_limit else ended.margins,
+        ease=-limit.multipliers if setup.to_limit else margins_at_end,
     )
 
 

@@ -128,8 +128,9 @@ def reduced_trial(problem, forget):
     def trained_on(start, keep):
         descent = descent_of(SETUP, SETTINGS, problem, start, keep)
         state = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
-        ended = end_training(SETUP, problem, start, descent.result(state))
-        return trained_model(SETUP, ended, limit_stage(RELU, problem, ended.weights, keep))
+        ended, margins = end_training(SETUP, problem, start, descent.result(state))
+        there = limit_stage(RELU, problem, ended.weights, keep)
+        return trained_model(SETUP, ended, margins, there)
 
     def certified(weights, keep, ends):
         return certify_stage(

@@ -338,7 +338,7 @@ class _Work:
             self.program.dtype,
             steps,
         )
-        ended, available = run_lanes(
+        ended, margins, available = run_lanes(
             stages.train,
             setup._replace(fused=kernel),
             TrainLane(problem, family, start, forget),
@@ -348,7 +348,7 @@ class _Work:
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
         destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
-        models = trained_model(setup, ended, destinations)
+        models = trained_model(setup, ended, margins, destinations)
         needed = -(-ended.steps // setup.check_every)
         # Lanes are dealt to devices one by one: the first ones tell of one device each.
         rounds = available[: len(jax.local_devices())].sum()

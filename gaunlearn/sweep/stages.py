@@ -14,10 +14,10 @@ from gaunlearn.limit import Limit
 from gaunlearn.models import Model
 from gaunlearn.sweep.lanes import map_lanes, run_in_rounds, take
 from gaunlearn.sweep.traced import register
+from gaunlearn.training import Trained
 from gaunlearn.trial import (
     Certified,
     Destination,
-    Ended,
     Settings,
     Setup,
     certify_stage,
@@ -46,7 +46,7 @@ __all__ = [
 
 
 # What stages return.
-register(Certificate, Certified, Destination, Ended, Limit, Unlearned)
+register(Certificate, Certified, Destination, Limit, Trained, Unlearned)
 
 
 def _problem_and_kept(problems: Any, orders: Array, lane: Any) -> tuple[Any, Array]:
@@ -67,7 +67,7 @@ class TrainLane(NamedTuple):
 
 
 def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any) -> Any:
-    """Descend on every lane."""
+    """Descend on every lane: its end, its margins there, and the places that batches had."""
     problems, settings, orders = common
 
     def descent(lane):
@@ -87,8 +87,8 @@ def train(setup: Setup, batch: int, lanes: TrainLane, count: Array, common: Any)
         problem = take(problems, lane.problem)
         return end_training(setup, problem, lane.start, descent(lane).result(state))
 
-    ended = map_lanes(finish, (lanes, states), count, batch)
-    return ended, jnp.full(lanes.problem.shape, places)
+    ended, margins = map_lanes(finish, (lanes, states), count, batch)
+    return ended, margins, jnp.full(lanes.problem.shape, places)
 
 
 class LimitLane(NamedTuple):

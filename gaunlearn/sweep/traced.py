@@ -34,7 +34,7 @@ from gaunlearn.sweep.place import Place
 
 __all__ = ["Program", "forget_programs", "program_of", "register", "traced"]
 
-# Compilers that work side by side; each takes some hundreds of megabytes.
+# Compilers that work side by side; each takes some hundreds of megabytes, and a core is Python's.
 _MOST_COMPILERS = 8
 
 _registered: set[type] = set()
@@ -44,7 +44,8 @@ _lock = threading.Lock()
 
 @cache
 def _compilers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_MOST_COMPILERS, os.cpu_count() or 1), "compiler")
+    cores = os.cpu_count() or 1
+    return ThreadPoolExecutor(min(_MOST_COMPILERS, max(1, cores - 1)), "compiler")
 
 
 class Program:
