@@ -13,6 +13,10 @@ with less, and interprets the kernel.
 
 import argparse
 import os
+
+# Before JAX is imported: the commands that this one starts need the device's memory, too.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import subprocess
 import sys
 import tempfile
@@ -24,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import roofline
-from common import begin, descent, problem, table, tell
+from common import begin, descent, median_seconds, problem, table, tell
 
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
@@ -37,8 +41,8 @@ SHAPES = ((10, 100), (30, 100), (50, 400))
 STEPS, GOAL = 500, 1e6
 
 
-def train(batch, dtype, many_steps=None):
-    """Descend on every problem of a batch for so many steps."""
+def descent_of(batch, dtype, many_steps=None):
+    """A program that descends on every problem of a batch, and what it takes."""
     x = batch[1]
     u, keep = output_weights(RELU, batch[0].shape[1]), jnp.ones(x.shape[1], bool)
     settings = descent("gaussian_mixture", STEPS)
@@ -84,14 +88,14 @@ def compare_kernels(shapes, trials, repeats, interpret):
                 row = {"m, n": f"{m}, {n}", "trials side by side": trials, "type": dtype}
                 row["steps by"] = "XLA" if form is None else str(form)
                 try:
-                    program, cast = train(batch, dtype, steps)
+                    program, cast = descent_of(batch, dtype, steps)
                     ended = np.asarray(program(*cast), float)
                 except Exception as error:  # which forms a device can do is part of the answer
                     rows.append(row | {"ns a step and trial": str(error)[:60]})
                     continue
                 taken = "not timed"
                 if form is None or not interpret:
-                    seconds = roofline.median_seconds(lambda p=program, c=cast: p(*c), repeats)
+                    seconds = median_seconds(lambda p=program, c=cast: p(*c), repeats)
                     taken = f"{1e9 * seconds / STEPS / trials:.1f}"
                 plain = ended if form is None else plain
                 row |= {
@@ -111,8 +115,8 @@ def compare_batches(shapes, widths, repeats):
             row = {"m, n": f"{m}, {n}", "trials side by side": trials}
             ends = []
             for name in ("float64", "float32"):
-                program, cast = train(batch, name)
-                taken = roofline.median_seconds(lambda p=program, c=cast: p(*c), repeats) / STEPS
+                program, cast = descent_of(batch, name)
+                taken = median_seconds(lambda p=program, c=cast: p(*c), repeats) / STEPS
                 ends.append(np.asarray(program(*cast), float))
                 row[f"{name}: us a step"] = f"{1e6 * taken:.1f}"
                 row[f"{name}: ns a step and trial"] = f"{1e9 * taken / trials:.1f}"
@@ -135,7 +139,7 @@ def command(*arguments, cache, **environment):
         check=False,
     )
     if done.returncode:
-        tell(f"gaunlearn {arguments[0]}: exit status {done.returncode}: {done.stderr[-500:]}")
+        raise SystemExit(f"gaunlearn {arguments[0]}: {done.returncode}: {done.stderr[-500:]}")
     return time.perf_counter() - began, done.stdout
 
 
@@ -171,6 +175,8 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="one shape, few trials")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    # As a sweep does: unless told otherwise, GPUs multiply float32 in TF32.
+    jax.config.update("jax_default_matmul_precision", "highest")
     begin("accelerator")
     on_cpu = jax.local_devices()[0].platform == "cpu"
     small = args.quick or on_cpu

@@ -47,8 +47,8 @@ def descent(kind, steps, **others):
     return TrainingConfig(LOSSES["logistic"], "normalized_gd", STEP_SIZE[kind], steps, **others)
 
 
-def seconds(calls, repeats=5):
-    """Median seconds of each call after a warm-up, interleaved: a, b, c, a, b, c, ..."""
+def timed(calls, repeats=5):
+    """Seconds of each call, all of them, after a warm-up; interleaved: a, b, c, a, b, c, ..."""
     for call in calls.values():
         jax.block_until_ready(call())
     taken = {name: [] for name in calls}
@@ -57,14 +57,31 @@ def seconds(calls, repeats=5):
             began = time.perf_counter()
             jax.block_until_ready(call())
             taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return taken
 
 
-def matmul_ceiling(dtype, size=1024):
+def seconds(calls, repeats=5):
+    """Median seconds of each call, as ``timed``."""
+    return {name: statistics.median(each) for name, each in timed(calls, repeats).items()}
+
+
+def median_seconds(call, repeats):
+    """Of one call."""
+    return seconds({"": call}, repeats)[""]
+
+
+def spread(values, digits=3):
+    """Median, least and largest."""
+    middle, least, most = (f"{v:.{digits}g}" for v in (np.median(values), min(values), max(values)))
+    return f"{middle} ({least} to {most})"
+
+
+def matmul_ceiling(dtype):
     """GFLOP/s of one large matrix product: what arithmetic can reach here."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
     a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), dtype)
     product = jax.jit(lambda a, b: a @ b)
-    return 2 * size**3 / seconds({"product": lambda: product(a, a)}, 9)["product"] / 1e9
+    return 2 * size**3 / median_seconds(lambda: product(a, a), 9) / 1e9
 
 
 RESULTS = Path(__file__).parent.parent / "results" / "bench"

@@ -3,11 +3,11 @@
     python benchmarks/growth.py [--quick] [--sizes 4] [--repeats 3]
 
 A sweep is run, compiled beforehand, with one of these multiplied again and again and all others
-held; all sizes in turn, some times over. Fitted is seconds = a size^p over the largest sizes. Given
-beside it is the exponent that a script in weight space would have, which trains for every trial,
-and the one that the design aims at: no cost of d, of trainings that trials share none but once,
-2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as long as of smaller
-ones, files are written), which make exponents smaller.
+held; all sizes in turn, some times over. Fitted is seconds = a size^p, to all sizes and to the last
+two. Given beside it is the exponent that a script in weight space would have, which trains for
+every trial, and the one that the design aims at: no cost of d, of trainings that trials share none
+but once, 2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as long as of
+smaller ones, files are written), which make exponents smaller.
 """
 
 import argparse

@@ -13,6 +13,7 @@ What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a 
 * a training step: the product of the coefficients with the Gram matrix, 2 n m^2, and a handful of
   operations a pair (ReLU, its derivative, the logits' sum, the update), 8 n m; the coefficients are
   read and written, the first pre-activations read: 24 n m bytes.
+* that product alone, again and again on its own result: what a step can reach at most.
 * the KKT kernel without kinks: pre-activations 2 n m r, Gram matrices of samples and gradients
   2 m^2 r + 2 n m^2, the residual 2 n m r; the weights are read and written.
 * the same at kinks: no fewer operations than one product with the Gram matrix for each step that
@@ -27,16 +28,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, matmul_ceiling, problem, table, tell
+from common import begin, descent, matmul_ceiling, median_seconds, problem, table, tell
 
 from gaunlearn.certificate import certify_at
 from gaunlearn.limit import find_limit
 from gaunlearn.models import RELU, logits, output_weights, preactivations
+from gaunlearn.sweep.compiler import full_options
 from gaunlearn.training import Descent
 
 SHAPES = ((10, 100), (30, 100), (50, 400), (100, 400))
@@ -45,16 +48,6 @@ STEPS, TESTS = 500, 1000
 PAIRS = 64_000
 COPY = 1 << 27  # bytes
 FRACTIONS = 4  # of the sweep whose memory is measured
-
-
-def median_seconds(call, repeats):
-    jax.block_until_ready(call())
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(call())
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
 
 
 def copy_ceilings():
@@ -85,8 +78,10 @@ def kernels(m, n, lanes, repeats):
     start, x, y = batch_of(m, n, lanes)
     r, u, keep = x.shape[2], output_weights(RELU, n), jnp.ones(m, bool)
     settings = descent("isotropic", STEPS)
+    # As the sweep engine has its programs compiled.
+    compiled = partial(jax.jit, compiler_options=full_options())
 
-    @jax.jit
+    @compiled
     def train(w, x, y):
         return jax.vmap(lambda *a: Descent(RELU, settings, a[0], u, *a[1:], keep).run().weights)(
             w, x, y
@@ -94,18 +89,18 @@ def kernels(m, n, lanes, repeats):
 
     trained = train(start, x, y)
 
-    @jax.jit
+    @compiled
     def certify(w, x, y, tol):
         return jax.vmap(lambda *a: certify_at(RELU, a[0], u, *a[1:], keep, tol).epsilon)(w, x, y)
 
-    @jax.jit
+    @compiled
     def limit(w, x, y):
         found = jax.vmap(lambda *a: find_limit(RELU, a[0], u, *a[1:], keep))(w, x, y)
         return found.epsilon, found.iterations
 
     fresh = jnp.asarray(np.random.default_rng(0).normal(size=(lanes, TESTS, r)))
 
-    @jax.jit
+    @compiled
     def test(w, x):
         return jax.vmap(lambda w, x: logits(RELU, preactivations(w, x), u, w))(w, x)
 
@@ -117,6 +112,14 @@ def kernels(m, n, lanes, repeats):
         product + 8 * n * m,
         24 * n * m,
     )
+    gram = jnp.einsum("bir,bjr->bij", x, x) / m
+
+    @compiled
+    def products(a, gram):
+        return jax.lax.fori_loop(0, STEPS, lambda _, a: a @ gram, a)
+
+    taken = median_seconds(lambda: products(jnp.ones((lanes, n, m)), gram), repeats) / STEPS
+    yield "its product alone", taken, product, 24 * n * m
     operations = 4 * n * m * r + 2 * m * m * r + product
     for name, tol, more in (("KKT, no kinks", -1.0, 0), ("KKT, kinks", 1e-3, product)):
         taken = median_seconds(lambda t=tol: certify(trained, x, y, t), repeats)

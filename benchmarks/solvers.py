@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, problem, seconds, table
+from common import begin, descent, problem, spread, table, tell, timed
 from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
 
 from gaunlearn.certificate import certify_at
@@ -28,6 +28,7 @@ KIND = "gaussian_mixture"
 SHAPES = ((10, 1000), (30, 1000), (50, 10_000))
 # A solver that takes one problem after the other is timed on so many of a batch.
 ENOUGH = 100
+REPEATS = 5
 
 
 def problems(m, d, n, count):
@@ -61,20 +62,20 @@ def compare_hard_margin(shapes, batches):
             part = dict.fromkeys(solvers, signed[:ENOUGH]) | {"qpax, batched": signed}
             calls = {"gaunlearn": lambda b=signed: limits(b)}
             calls |= {name: lambda s=solve, b=part[name]: s(b) for name, solve in solvers.items()}
-            taken = seconds(calls, 3)
-            own = taken["gaunlearn"] / count
+            taken = timed(calls, REPEATS)
+            own = np.median(taken["gaunlearn"]) / count
             right = solvers["quadprog"](part["quadprog"])
             for name, call in calls.items():
                 found = np.asarray(call())[: len(right)]
                 apart = np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)
-                each = taken[name] / len(part.get(name, signed))
+                each = np.asarray(taken[name]) / len(part.get(name, signed))
                 rows.append(
                     {
                         "m, d": f"{m}, {d}",
                         "batch": count,
                         "solver": name,
-                        "us a problem": f"{1e6 * each:.1f}",
-                        "gaunlearn is faster by": f"{each / own:.1f}",
+                        "us a problem": spread(1e6 * each),
+                        "gaunlearn is faster by": f"{np.median(each) / own:.1f}",
                         "error": f"{apart.max():.0e}",
                     }
                 )
@@ -134,18 +135,21 @@ def compare_multipliers(shapes, batches, steps=1000):
                     "gaunlearn": lambda p=part, d=delta: epsilons(*p, d),
                     name: lambda f=few, d=delta: epsilons_by_scipy(*f, d),
                 }
-                taken = seconds(calls, 3)
+                taken = timed(calls, REPEATS)
                 own, right = np.asarray(calls["gaunlearn"]()), calls[name]()
                 apart = np.abs(own[: len(right)] - right) / right
-                each = taken["gaunlearn"] / count, taken[name] / len(right)
+                each = [
+                    1e6 * np.asarray(taken[solver]) / size
+                    for solver, size in (("gaunlearn", count), (name, len(right)))
+                ]
                 rows.append(
                     {
                         "m, d, n": f"{m}, {d}, {n}",
                         "batch": count,
                         "solver": name,
-                        "gaunlearn, us a problem": f"{1e6 * each[0]:.0f}",
-                        "SciPy, us a problem": f"{1e6 * each[1]:.0f}",
-                        "gaunlearn is faster by": f"{each[1] / each[0]:.1f}",
+                        "gaunlearn, us a problem": spread(each[0]),
+                        "SciPy, us a problem": spread(each[1]),
+                        "gaunlearn is faster by": f"{np.median(each[1]) / np.median(each[0]):.1f}",
                         "largest difference": f"{apart.max():.0e}",
                     }
                 )
@@ -158,7 +162,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("solvers")
+    tell("gaunlearn and qpax use XLA's threads, the others one each.")
     batches = (1, 100) if args.quick else (1, 10, 100, 1000)
     compare_hard_margin(SHAPES[:1] if args.quick else SHAPES, batches)
     networks = ((10, 1000, 100), (30, 1000, 100), (50, 10_000, 400))
-    compare_multipliers(networks[:1] if args.quick else networks, batches[:3])
+    compare_multipliers(networks[:1] if args.quick else networks, batches)

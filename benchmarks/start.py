@@ -3,8 +3,9 @@
     python benchmarks/start.py [--quick]
 
 Processes, as a user starts them: importing JAX and gaunlearn, and `gaunlearn run` on a small sweep
-until its first rows are in the directory, and until it ends; without anything kept from before
-(cold), and with the programs of an earlier process (warm). Medians and spread.
+and on that of `make run`, until the first rows are in the directory, and until it ends; without
+anything kept from before (cold), and with the programs of an earlier process (warm). Medians and
+spread.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from common import begin, table
+from common import begin, spread, table
 
-SPEC = Path(__file__).parent.parent / "tests" / "small.toml"
+ROOT = Path(__file__).parent.parent
+SPECS = ("tests/small.toml", "sweeps/step_size.toml")
 LOOK_S = 0.02
 
 
@@ -32,9 +33,9 @@ def seconds_of(code: str, repeats: int) -> list[float]:
     return taken
 
 
-def run(out: Path, cache: Path) -> tuple[float, float]:
+def run(spec: Path, out: Path, cache: Path) -> tuple[float, float]:
     """Seconds until the first rows of a run, and until its end."""
-    command = [sys.executable, "-m", "gaunlearn", "run", str(SPEC), "--out", str(out), "--fresh"]
+    command = [sys.executable, "-m", "gaunlearn", "run", str(spec), "--out", str(out), "--fresh"]
     began = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -53,10 +54,6 @@ def run(out: Path, cache: Path) -> tuple[float, float]:
     return first, ended
 
 
-def spread(values) -> str:
-    return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def compare(repeats: int) -> None:
     rows = [
         {"what": name, "s": spread(seconds_of(code, 2 * repeats + 1)), "until the end, s": ""}
@@ -67,18 +64,20 @@ def compare(repeats: int) -> None:
             ("import jax, and all of gaunlearn's API", "import jax.numpy, gaunlearn.api"),
         )
     ]
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {
+        (spec, state): [] for spec in SPECS for state in ("cold", "warm")
+    }
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        cold, warm = [], []
         for number in range(repeats):
-            cache = folder / f"cache{number}"
-            cold.append(run(folder / f"cold{number}", cache))
-            warm.append(run(folder / f"warm{number}", cache))
-    for name, measured in (("cold", cold), ("warm", warm)):
+            for spec in SPECS:
+                folder = Path(place) / f"{Path(spec).stem}{number}"
+                for state in ("cold", "warm"):
+                    taken[spec, state].append(run(ROOT / spec, folder / state, folder / "cache"))
+    for (spec, state), measured in taken.items():
         first, ended = zip(*measured, strict=True)
         rows.append(
             {
-                "what": f"gaunlearn run tests/small.toml, {name}: first rows",
+                "what": f"gaunlearn run {spec}, {state}: first rows",
                 "s": spread(first),
                 "until the end, s": spread(ended),
             }

@@ -16,6 +16,7 @@ from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
 from gaunlearn.sweep import kernels
+from gaunlearn.sweep.compiler import Work
 from gaunlearn.training import Descent, TrainingConfig
 
 KERNELS = (Fused(by_columns=False, warps=2), Fused(by_columns=True, warps=1))
@@ -87,14 +88,14 @@ def test_nothing_overflows_where_margins_are_large(seed, power, how):
     np.testing.assert_allclose(got.parameters, plain.parameters, rtol=1e-9, atol=1e-12)
 
 
-def chosen(monkeypatch, **changes):
+def chosen(monkeypatch, dtype="float64", **changes):
     monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(kernels, "_TRIED_TRIALS", 2)
     monkeypatch.setattr(kernels, "_TRIED_STEPS", 20)
     for name, value in changes.items():
         monkeypatch.setattr(fused if name == "fused_steps" else kernels, name, value)
     kernels._tried.cache_clear()
-    return kernels.choose(RELU, LOSSES["logistic"], "normalized_gd", 16, 4, "float64", 10**9)
+    return kernels.choose(RELU, LOSSES["logistic"], "normalized_gd", 16, 4, dtype, 10**9)
 
 
 @pytest.mark.parametrize("how", KERNELS, ids=["array", "columns"])
@@ -136,9 +137,12 @@ def test_it_is_chosen_where_it_is_right_and_faster(monkeypatch):
     interpreted(monkeypatch)
     assert chosen(monkeypatch, time=clock(2.0, 1.0)) == Fused(by_columns=False, warps=2)
     assert chosen(monkeypatch, time=clock(1.0, 2.0)) is None
+    found = chosen(monkeypatch, "float32", time=clock(2.0, 1.0))
+    assert found == Fused(by_columns=True, warps=1)
 
 
-def test_it_is_not_chosen_where_it_is_wrong_or_fails(monkeypatch):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_it_is_not_chosen_where_it_is_wrong_or_fails(monkeypatch, dtype):
     def wrong(how, *arguments):
         return 1.001 * fused_steps(how, *arguments, interpret=True)
 
@@ -146,7 +150,7 @@ def test_it_is_not_chosen_where_it_is_wrong_or_fails(monkeypatch):
         raise NotImplementedError("no such operation")
 
     for steps in (wrong, failing):
-        assert chosen(monkeypatch, time=clock(2.0, 1.0), fused_steps=steps) is None
+        assert chosen(monkeypatch, dtype, time=clock(2.0, 1.0), fused_steps=steps) is None
 
 
 def test_what_a_block_cannot_hold_is_not_tried():
@@ -163,9 +167,11 @@ def test_it_is_not_tried_where_there_is_little_to_do_or_no_gpu(monkeypatch):
         raise AssertionError("tried")
 
     monkeypatch.setattr(kernels, "_tried", never)
+    monkeypatch.setattr(kernels, "WORK", Work())
     few = RELU, LOSSES["logistic"], "normalized_gd", 16, 4, "float64"
     assert kernels.choose(*few, 10**9) is None  # this is no GPU
     monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
-    assert kernels.choose(*few, 1000) is None
+    for _ in range(3):  # blocks, one after the other
+        assert kernels.choose(*few, 10**8) is None
     with pytest.raises(AssertionError, match="tried"):
-        kernels.choose(*few, 10**9)
+        kernels.choose(*few, 10**8)

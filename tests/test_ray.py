@@ -59,7 +59,7 @@ def test_workers_a_node_and_the_driver_are_lost_and_no_trial_is(tmp_path):
     """One of two workers is killed, then a node is; the driver is killed, and started again with a
     worker that hangs. The data are those of a run in one process.
     """
-    seeds = 60
+    seeds = 40
     write(tmp_path, SPEC, seeds=seeds)
     finish(command(tmp_path, "--out", "quiet", code=SMALL_BLOCKS))
     parts = tmp_path / "run" / "trials"

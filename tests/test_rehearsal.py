@@ -1,36 +1,42 @@
 """A block's rehearsal: it makes the programs that the block needs, and is never in its way."""
 
 import threading
+from concurrent.futures import Future
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import jax
 import pytest
 from cases import assert_same_rows
 from runs import SPEC, write
 
 import gaunlearn
-from gaunlearn.sweep import execute, lanes, traced
+from gaunlearn.sweep import execute, lanes, rehearsal, traced
 from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
 from gaunlearn.sweep.problems import build_problems, empty_problems
 from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
 from gaunlearn.sweep.spec import load_spec
 
-MIXTURE = 'kind = "isotropic"\nm = 4\nd = 50\nn_test = 10'
+ISOTROPIC = 'kind = "isotropic"\nm = 4\nd = 50\nn_test = 10'
 TWO_LAYERS = 'kind = "two_layer_relu"\nn = 8'
 # What differs from ``runs.SPEC``.
 KINDS = {
-    "plain": {},
     "deep": {TWO_LAYERS: 'kind = "deep_relu"\nn = 6\ndepth = 3'},
     "given data, to the limit": {
-        MIXTURE: 'kind = "digits"\nm = 6',
+        ISOTROPIC: 'kind = "digits"\nm = 6',
         TWO_LAYERS: 'kind = "linear"',
         "[train]": '[train]\nend = "limit"',
     },
-    "several methods, and what they forget asks the trained model": {
+    "several methods, and what they forget asks the trained model, in float32": {
         "[unlearn]": '[unlearn]\nmethod = ["ascent", "identity"]',
-        "[train]": '[forget]\nrule = "hardest"\nsize = 2\n[train]',
+        "[train]": '[forget]\nrule = "hardest"\nsize = 2\n[compute]\ndtype = "float32"\n[train]',
     },
-    "float32": {"[train]": '[compute]\ndtype = "float32"\n[train]'},
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_rehearsed_yet(monkeypatch):
+    monkeypatch.setattr(rehearsal, "_rehearsed", set())
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def test_empty_problems_have_the_shapes_of_those_that_are_built(sweep_of, kind):
 
 
 def test_a_block_gives_the_same_numbers_without_one(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(execute, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(execute, "_REHEARSED", 0.0)
     monkeypatch.setattr(execute, "rehearsed", None)  # is not asked
     found = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
     assert_same_rows(found.to_pandas(), undisturbed.to_pandas())
@@ -126,6 +132,23 @@ def test_it_ends_with_the_block():
     assert ended.is_set()
 
 
+@pytest.fixture
+def programs(monkeypatch):
+    """None, to begin with."""
+    monkeypatch.setattr(traced, "_programs", {})
+
+
+def program(compiled=None, error=None):
+    """A program as far as its compiler goes, which has ended."""
+    future = Future()
+    if error is None:
+        future.set_result(compiled)
+    else:
+        future.set_exception(error)
+    return SimpleNamespace(compiled=future)
+
+
+@pytest.mark.usefixtures("programs")
 def test_programs_are_made_once_whichever_thread_asks():
     made, results = [], []
     tracing, go_on = threading.Event(), threading.Event()
@@ -134,7 +157,7 @@ def test_programs_are_made_once_whichever_thread_asks():
         made.append(threading.current_thread().name)
         tracing.set()
         go_on.wait(60)
-        return "program"
+        return program(compiled="quickly")
 
     def ask():
         results.append(traced.program_of("asked for twice", make))
@@ -143,19 +166,32 @@ def test_programs_are_made_once_whichever_thread_asks():
     first.start()
     tracing.wait(60)
     second.start()
+    second.join(0.3)
+    assert second.is_alive(), "it waits for the first"
     go_on.set()
     first.join()
     second.join()
-    del traced._programs["asked for twice"]
-    assert results == ["program", "program"]
+    assert results[0] is results[1]
     assert len(made) == 1
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_program_that_could_not_be_made_is_tried_again():
     def wrong():
         raise MemoryError
 
     with pytest.raises(MemoryError):
         traced.program_of("fails at first", wrong)
-    assert traced.program_of("fails at first", lambda: "made") == "made"
-    del traced._programs["fails at first"]
+    again = traced.program_of("fails at first", program)
+    assert traced.program_of("fails at first", wrong) is again
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_program_that_could_not_be_compiled_is_tried_again():
+    """A device that has no memory now may have it later."""
+
+    def make():
+        return program(error=jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"))
+
+    first = traced.program_of("too large", make)
+    assert traced.program_of("too large", make) is not first

@@ -7,7 +7,8 @@ from .trials import Array, Samples
 
 __all__ = ["judge", "train"]
 
-_compiled = torch.compile(step)
+# For each shape anew: what serves all shapes is slower.
+_compiled = torch.compile(step, dynamic=False)
 
 
 def train(samples: Samples, start: Array, u: Array, steps: int, step_size: float) -> Array:

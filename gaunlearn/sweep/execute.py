@@ -4,8 +4,8 @@ What a lane of a stage does is ``stages``' business, how lanes are run ``lanes``
 reads or writes files but the data that a block names.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,23 @@ import jax
 import numpy as np
 
 from gaunlearn.certificate import IGNORED_KINKS
+from gaunlearn.fused import Fused
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
 from gaunlearn.sweep.kernels import choose
-from gaunlearn.sweep.lanes import Terms, pad_to_capacity, run_in_turns, run_lanes, take
+from gaunlearn.sweep.lanes import (
+    Terms,
+    on_all_devices,
+    pad_to_capacity,
+    run_in_turns,
+    run_lanes,
+    take,
+)
 from gaunlearn.sweep.layout import Lane, Layout, Trial
 from gaunlearn.sweep.machine import rare_collections
-from gaunlearn.sweep.plan import STARTS, Block, Family, Program, setup_of
+from gaunlearn.sweep.memory import host_memory
+from gaunlearn.sweep.plan import STARTS, Block, Family, Load, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
 from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
 from gaunlearn.sweep.sections import Evaluation, Training
@@ -51,9 +60,8 @@ _NOTHING = 0
 _LIMIT, _BESIDES, _STEPS = 8, 5, 20
 # Certificates at one tolerance that the frontier's columns take.
 _FRONTIER = 12
-# A block is rehearsed if what its trials come to takes no more: its zeros are memory, too, and
-# where there is much to compute, compiling it is little.
-_REHEARSED_BYTES = 1 << 28
+# A block is rehearsed if what it keeps takes no more of the free memory: its zeros are memory, too.
+_REHEARSED = 0.1
 
 
 class Results(NamedTuple):
@@ -157,19 +165,46 @@ def run_block(
     number_of = {key: number for number, key in enumerate(dict.fromkeys(sections))}
     wanted, problem_of = list(number_of), [number_of[key] for key in sections]
 
+    with _precision_of(program):
+        kernel = _kernel(block)
+
     def perform(rehearsal: Rehearsal | None) -> Results:
         make = build_problems if rehearsal is None else empty_problems
         problems = make(wanted, room, directory)
         terms = Terms(size, room.neurons * room.samples, batch_pairs, rehearsal)
         tell = report if rehearsal is None else lambda stage: None
-        # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
-        with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
-            work = _Work(block, problem_of, problems, directory, terms, tell)
+        with _precision_of(program):
+            work = _Work(block, problem_of, problems, directory, terms, kernel, tell)
             return work.run(keep_weights, keep_unlearned)
 
-    trials = sum(family.trials for family in block.families)
-    with rehearsed(_needs(block), perform) if trials * size <= _REHEARSED_BYTES else nullcontext():
+    needed = Load.total(block.families).memory(program)
+    rehearse = needed <= _REHEARSED * host_memory()
+    with rehearsed((_needs(block), batch_pairs), perform) if rehearse else nullcontext():
         return perform(None)
+
+
+@contextmanager
+def _precision_of(program: Program) -> Iterator[None]:
+    # Without "highest", products of float32 are rounded to 10 bits on some accelerators.
+    with jax.enable_x64(program.dtype == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _kernel(block: Block) -> Fused | None:
+    """What its trainings take their steps with."""
+    setup, room = block.program.setup, block.program.room
+    steps = sum(
+        (1 + len(family.retrainings())) * family.train.max_steps for family in block.families
+    )
+    return choose(
+        setup.model,
+        setup.loss,
+        setup.optimizer,
+        room.neurons,
+        room.samples,
+        block.program.dtype,
+        steps,
+    )
 
 
 def _needs(block: Block) -> Hashable:
@@ -197,13 +232,14 @@ class _Work:
         problems: Problem,
         directory: Path,
         terms: Terms,
+        kernel: Fused | None,
         report: Callable[[str], None],
     ) -> None:
         self.program: Program = block.program
         self.families: Sequence[Family] = block.families
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
-        self.terms, self.report = terms, report
+        self.terms, self.kernel, self.report = terms, kernel, report
         self.problems = self.shared(problems, "problems")
         self.trial_count = sum(family.trials for family in self.families)
         # Every forget set once; the first forgets nothing.
@@ -219,7 +255,7 @@ class _Work:
     def shared(self, tree: Any, name: str) -> Any:
         """NumPy numbers that all lanes share, on the devices; few shapes of them."""
         padded = self.cast(pad_to_capacity(tree, (name, self.program)))
-        return jax.device_put(padded) if self.terms.rehearsal is None else padded
+        return on_all_devices(padded) if self.terms.rehearsal is None else padded
 
     def forget(self, family: int, rule: Any, number: int, ease: np.ndarray | None = None) -> int:
         """The place of a forget set in ``orders``."""
@@ -327,20 +363,11 @@ class _Work:
             self.shared(np.stack(self.orders), "orders"),
         )
         problem = np.asarray(self.problem_of)[family]
-        setup, room = self.program.setup, self.program.room
+        setup = self.program.setup
         steps = sum(self.families[each].train.max_steps for each in family)
-        kernel = choose(
-            setup.model,
-            setup.loss,
-            setup.optimizer,
-            room.neurons,
-            room.samples,
-            self.program.dtype,
-            steps,
-        )
         ended, margins, available = run_lanes(
             stages.train,
-            setup._replace(fused=kernel),
+            setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
             self.terms,

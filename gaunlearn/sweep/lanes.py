@@ -25,6 +25,7 @@ __all__ = [
     "batch_of",
     "forget_capacities",
     "map_lanes",
+    "on_all_devices",
     "pad_to_capacity",
     "run_in_rounds",
     "run_in_turns",
@@ -173,6 +174,12 @@ def _capacity(key: Any, count: int, size: int) -> int:
         return min(enough)
 
 
+def on_all_devices(tree: Any) -> Any:
+    """Arrays that lanes share, put where their programs take them from."""
+    mesh = Mesh(np.asarray(jax.local_devices()), ("trial",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def pad_to_capacity(tree: Any, key: Any) -> Any:
     """Repeat the last entry (leading axis) up to a capacity, so that programs that take what lanes
     share are compiled for few shapes.
@@ -203,7 +210,8 @@ def batch_of(count: int, capacity: int, least: int, most: int) -> int:
 
 def forget_capacities() -> None:
     """Compile for what is needed from here on; larger programs may not have fitted into memory."""
-    _capacities.clear()
+    with _lock:
+        _capacities.clear()
 
 
 def _compile(
@@ -330,8 +338,10 @@ def run_in_turns(
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
     share, key = -(-count // len(devices)), (stage, static, terms.pairs, devices)
-    known, on_cpu = _capacities.get(key), devices[0].platform == "cpu"
-    capacity = max(known) if known and on_cpu else _capacity(key, share, terms.size)
+    on_cpu = devices[0].platform == "cpu"
+    with _lock:
+        known = max(_capacities.get(key, ()), default=0)
+    capacity = known if known and on_cpu else _capacity(key, share, terms.size)
     while capacity > 1 and capacity * terms.size > _TURN_BYTES:
         capacity //= 2
     least, most = -(-_LEAST_PAIRS // terms.pairs), terms.batch_pairs // terms.pairs

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from gaunlearn.sweep.compiler import WORK
-from gaunlearn.sweep.traced import forget_programs
 
 __all__ = ["Rehearsal", "rehearsed"]
 
@@ -49,7 +48,7 @@ def rehearsed(key: Hashable, perform: Callable[[Rehearsal], object]) -> Iterator
 
     Args:
         key: the same for blocks that need the same programs.
-        perform: runs the block on arrays of zeros, which takes memory, but no device.
+        perform: runs the block on arrays of zeros, which takes memory of the host, but no device.
     """
     if key in _rehearsed:
         yield
@@ -66,9 +65,6 @@ def rehearsed(key: Hashable, perform: Callable[[Rehearsal], object]) -> Iterator
     thread.start()
     try:
         yield
-    except BaseException:
-        forget_programs()  # nobody waits for their compilers
-        raise
     finally:
         rehearsal.stop()
         thread.join()

@@ -37,6 +37,9 @@ __all__ = ["Program", "forget_programs", "program_of", "register", "traced"]
 # Compilers that work side by side; each takes some hundreds of megabytes, and a core is Python's.
 _MOST_COMPILERS = 8
 
+# Of GPUs; its form may change between versions of JAX, by which programs are kept apart.
+_KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+
 _registered: set[type] = set()
 _programs: "dict[Hashable, Future[Program]]" = {}
 _lock = threading.Lock()
@@ -44,7 +47,11 @@ _lock = threading.Lock()
 
 @cache
 def _compilers() -> ThreadPoolExecutor:
-    cores = os.cpu_count() or 1
+    shown = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if shown else os.cpu_count() or 1
+    # How many threads XLA is to have; workers of a cluster are told.
+    told = os.environ.get("NPROC", "")
+    cores = min(cores, int(told)) if told.isdecimal() else cores
     return ThreadPoolExecutor(min(_MOST_COMPILERS, max(1, cores - 1)), "compiler")
 
 
@@ -53,22 +60,19 @@ class Program:
 
     Attributes:
         results: shapes and types of what it returns.
+        compiled: what the compiler has made of it, or will.
     """
 
     def __init__(self, lowered: jax.stages.Lowered, shardings: Sequence[Any]) -> None:
         self.results = jax.tree.map(
             lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), lowered.out_info
         )
+        self.compiled: Future[jax.stages.Compiled] = _compilers().submit(lowered.compile)
         self._shardings = tuple(shardings)
-        self._compiled: Future[jax.stages.Compiled] = _compilers().submit(lowered.compile)
 
     def __call__(self, *leaves: Any) -> Any:
         # Results of other programs may lie elsewhere.
-        return self._compiled.result()(*jax.device_put(leaves, self._shardings))
-
-    def give_up(self) -> None:
-        """Do not begin to compile it."""
-        self._compiled.cancel()
+        return self.compiled.result()(*jax.device_put(leaves, self._shardings))
 
 
 def program_of(key: Hashable, make: Callable[[], Program]) -> Program:
@@ -79,23 +83,29 @@ def program_of(key: Hashable, make: Callable[[], Program]) -> Program:
             mine = _programs[key] = Future()
     if found is not None:
         return found.result()
+
+    def forget_if_failed(made: Future[Any]) -> None:
+        # What lacked memory may have it the next time.
+        if made.exception() is not None:
+            with _lock:
+                if _programs.get(key) is mine:
+                    del _programs[key]
+
+    mine.add_done_callback(forget_if_failed)
     try:
-        mine.set_result(make())
+        program = make()
     except BaseException as error:
-        with _lock:
-            _programs.pop(key, None)
         mine.set_exception(error)
-    return mine.result()
+        raise
+    mine.set_result(program)
+    program.compiled.add_done_callback(forget_if_failed)
+    return program
 
 
 def forget_programs() -> None:
-    """Let go of all programs; those that no compiler has begun with are given up."""
+    """Let go of all programs."""
     with _lock:
-        programs = list(_programs.values())
         _programs.clear()
-    for each in programs:
-        if each.done() and not each.exception():
-            each.result().give_up()
 
 
 def register(*kinds: type) -> None:
@@ -158,7 +168,7 @@ def traced(
     exported = None if file is None else _read(file)
     if file is not None and exported is None:
         with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
-            exported = jax.export.export(program)(*arguments)
+            exported = jax.export.export(program, disabled_checks=[_KERNELS])(*arguments)
             _keep(file, exported)
     if exported is not None:
         program = jax.jit(exported.call, compiler_options=options)
