@@ -5,8 +5,8 @@
 Ceilings first, measured: one large matrix product, one large copy. Then each kernel on a batch of
 trials: the operations that it cannot do without and the bytes that it cannot help moving, both
 counted by hand below; the floor, which is the longer of the two at the ceilings; and the time that
-it takes. Last the peak memory of a process: what a trial more takes, against the bytes of its
-arrays.
+it takes. Last the peak memory of a process, with fresh samples and without: what a trial more
+takes, against the bytes of its arrays and its share of its seed's problem.
 
 What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a number:
 
@@ -24,6 +24,7 @@ What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a 
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -174,6 +175,7 @@ kind = "gaussian_mixture"
 m = {m}
 d = 1000
 alpha = 0.1
+n_test = {t}
 [model]
 kind = "two_layer_relu"
 n = {n}
@@ -189,12 +191,13 @@ def compare_memory(shapes, seeds, folder):
     second has more is the trials'.
     """
     rows = []
-    for m, n in shapes:
-        path = folder / f"memory-{m}-{n}.toml"
-        path.write_text(SPEC.format(m=m, n=n))
+    for (m, n), t in itertools.product(shapes, (TESTS, 0)):
+        path = folder / f"memory-{m}-{n}-{t}.toml"
+        path.write_text(SPEC.format(m=m, n=n, t=t))
         peaks = []
         for count in (seeds, 3 * seeds):
-            command = [sys.executable, "-c", MEMORY, path, folder / f"run-{m}-{n}", str(count)]
+            out = folder / f"run-{m}-{n}-{t}"
+            command = [sys.executable, "-c", MEMORY, path, out, str(count)]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             peaks.append(int(said.splitlines()[-1]))
         trials = [FRACTIONS * m * count for count in (seeds, 3 * seeds)]
@@ -202,14 +205,18 @@ def compare_memory(shapes, seeds, folder):
         # and coefficients, and of that one's certificate, which has all of it again.
         network = 8 * n * (m + 4)
         own = network + 2 * (network + 8 * (n * m + m)) / FRACTIONS
+        # Three initialisations, and what lies outside the span on fresh samples.
+        problem_of_seed = 3 * (network + 8 * n * t) + 8 * (m + t) * (m + 4)
         more = (peaks[1] - peaks[0]) / (trials[1] - trials[0])
         rows.append(
             {
                 "m, n": f"{m}, {n}",
+                "fresh samples": t,
                 "trials": " and ".join(map(str, trials)),
                 "peak, MiB": " and ".join(f"{peak / 2**20:.0f}" for peak in peaks),
                 "kB for each trial more": f"{more / 1e3:.1f}",
                 "a trial's arrays, kB": f"{own / 1e3:.1f}",
+                "its share of a problem, kB": f"{problem_of_seed / (FRACTIONS * m) / 1e3:.1f}",
             }
         )
     table("Peak memory of a process", rows)
