@@ -253,7 +253,9 @@ class _Work:
         return jax.tree.map(lambda leaf: leaf.astype(types[leaf.dtype.kind]), tree)
 
     def shared(self, tree: Any, name: str) -> Any:
-        """NumPy numbers that all lanes share, on the devices; few shapes of them."""
+        """NumPy numbers that all lanes share, on the devices (in a rehearsal on the host); few
+        shapes of them.
+        """
         padded = self.cast(pad_to_capacity(tree, (name, self.program)))
         return on_all_devices(padded) if self.terms.rehearsal is None else padded
 
@@ -485,13 +487,7 @@ class _Work:
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
-        compared = run_lanes(
-            stages.compare,
-            setup,
-            (sets, settings),
-            common,
-            self.terms,
-        )
+        compared = run_lanes(stages.compare, setup, (sets, settings), common, self.terms)
 
         # From here on a lane for each trial.
         trials = layout.trials
