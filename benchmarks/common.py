@@ -8,6 +8,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -137,21 +138,28 @@ def processor() -> str:
 def tell(line: str) -> None:
     """Print a paragraph, and keep it."""
     print(line + "\n", flush=True)
-    _keep({"text": line})
+    _kept["tables"].append({"text": line})
+    _write()
 
 
-def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """A Markdown table of dictionaries that have the same keys."""
-    columns = list(rows[0])
-    lines = [title, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows]
-    print("\n".join(lines) + "\n", flush=True)
-    _keep({"title": title, "rows": rows, "text": "\n".join(lines)})
+def table(title: str, rows: Iterable[dict[str, Any]]) -> None:
+    """A Markdown table of dictionaries that have the same keys. Rows are printed and kept as they
+    come: an interrupted benchmark keeps what it had.
+    """
+    kept: dict[str, Any] = {"title": title, "rows": [], "text": ""}
+    for row in rows:
+        lines = [f"| {' | '.join(map(str, row.values()))} |"]
+        if not kept["rows"]:
+            _kept["tables"].append(kept)
+            lines = [title, "", f"| {' | '.join(row)} |", "|" + "---|" * len(row), *lines]
+        print("\n".join(lines), flush=True)
+        kept["rows"].append(row)
+        kept["text"] = "\n".join([kept["text"], *lines]).lstrip()
+        _write()
+    print(flush=True)
 
 
-def _keep(what: dict[str, Any]) -> None:
-    """Files are written anew with every table: an interrupted benchmark keeps what it had."""
-    _kept["tables"].append(what)
+def _write() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(each["text"] for each in _kept["tables"])
     (RESULTS / f"{_kept['name']}.md").write_text(text + "\n")

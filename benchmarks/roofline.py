@@ -132,6 +132,7 @@ def kernels(m, n, lanes, repeats):
 
 
 def compare(shapes, repeats, pairs=PAIRS):
+    """A row for each kernel."""
     flops, (memory, cache) = matmul_ceiling(jnp.float64) * 1e9, copy_ceilings()
     bandwidth = max(memory, cache)
     tell(
@@ -139,27 +140,23 @@ def compare(shapes, repeats, pairs=PAIRS):
         f"{memory / 1e9:.1f} GB/s of reading and writing {COPY >> 20} MiB, {cache / 1e9:.1f} GB/s "
         f"of {COPY >> 20} KiB, which stay in a cache. Floors take the larger."
     )
-    rows = []
     for m, n in shapes:
         lanes = max(1, pairs // (m * n))
         for name, taken, operations, moved in kernels(m, n, lanes, repeats):
             each = taken / lanes
             floor = max(operations / flops, moved / bandwidth)
-            rows.append(
-                {
-                    "kernel": name,
-                    "m, n": f"{m}, {n}",
-                    "trials side by side": lanes,
-                    "us a trial": f"{1e6 * each:.1f}",
-                    "operations": operations,
-                    "bytes": moved,
-                    "GFLOP/s": f"{operations / each / 1e9:.2f}",
-                    "of the ceiling": f"{operations / each / flops:.1%}",
-                    "floor, us": f"{1e6 * floor:.2f}",
-                    "time over floor": f"{each / floor:.1f}",
-                }
-            )
-    table("Kernels against the machine", rows)
+            yield {
+                "kernel": name,
+                "m, n": f"{m}, {n}",
+                "trials side by side": lanes,
+                "us a trial": f"{1e6 * each:.1f}",
+                "operations": operations,
+                "bytes": moved,
+                "GFLOP/s": f"{operations / each / 1e9:.2f}",
+                "of the ceiling": f"{operations / each / flops:.1%}",
+                "floor, us": f"{1e6 * floor:.2f}",
+                "time over floor": f"{each / floor:.1f}",
+            }
 
 
 MEMORY = """
@@ -187,10 +184,9 @@ step_fraction = [0.0, 0.5, 1.0, 1.5]
 
 
 def compare_memory(shapes, seeds, folder):
-    """Peaks of processes that run some seeds and three times as many, both in one block: what the
-    second has more is the trials'.
+    """Rows: peaks of processes that run some seeds and three times as many, both in one block: what
+    the second has more is the trials'.
     """
-    rows = []
     for (m, n), t in itertools.product(shapes, (TESTS, 0)):
         path = folder / f"memory-{m}-{n}-{t}.toml"
         path.write_text(SPEC.format(m=m, n=n, t=t))
@@ -208,18 +204,15 @@ def compare_memory(shapes, seeds, folder):
         # Three initialisations, and what lies outside the span on fresh samples.
         problem_of_seed = 3 * (network + 8 * n * t) + 8 * (m + t) * (m + 4)
         more = (peaks[1] - peaks[0]) / (trials[1] - trials[0])
-        rows.append(
-            {
-                "m, n": f"{m}, {n}",
-                "fresh samples": t,
-                "trials": " and ".join(map(str, trials)),
-                "peak, MiB": " and ".join(f"{peak / 2**20:.0f}" for peak in peaks),
-                "kB for each trial more": f"{more / 1e3:.1f}",
-                "a trial's arrays, kB": f"{own / 1e3:.1f}",
-                "its share of a problem, kB": f"{problem_of_seed / (FRACTIONS * m) / 1e3:.1f}",
-            }
-        )
-    table("Peak memory of a process", rows)
+        yield {
+            "m, n": f"{m}, {n}",
+            "fresh samples": t,
+            "trials": " and ".join(map(str, trials)),
+            "peak, MiB": " and ".join(f"{peak / 2**20:.0f}" for peak in peaks),
+            "kB for each trial more": f"{more / 1e3:.1f}",
+            "a trial's arrays, kB": f"{own / 1e3:.1f}",
+            "its share of a problem, kB": f"{problem_of_seed / (FRACTIONS * m) / 1e3:.1f}",
+        }
 
 
 if __name__ == "__main__":
@@ -228,7 +221,9 @@ if __name__ == "__main__":
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("roofline")
-    compare(SHAPES[1:2] if args.quick else SHAPES, 3 if args.quick else 7)
+    shapes, repeats = (SHAPES[1:2], 3) if args.quick else (SHAPES, 7)
+    table("Kernels against the machine", compare(shapes, repeats))
     with tempfile.TemporaryDirectory() as place:
         shapes = SHAPES[:1] if args.quick else SHAPES[:3]
-        compare_memory(shapes, 8 if args.quick else 16, Path(place))
+        seeds = 8 if args.quick else 16
+        table("Peak memory of a process", compare_memory(shapes, seeds, Path(place)))

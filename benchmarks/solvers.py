@@ -52,7 +52,7 @@ def limits(signed):
 
 
 def compare_hard_margin(shapes, batches):
-    rows = []
+    """A row for each solver."""
     for m, d in shapes:
         every = problems(m, d, 1, max(batches))
         everything = np.asarray(every.y[:, :, None] * every.x[:, :, : m + 1])
@@ -69,17 +69,14 @@ def compare_hard_margin(shapes, batches):
                 found = np.asarray(call())[: len(right)]
                 apart = np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)
                 each = np.asarray(taken[name]) / len(part.get(name, signed))
-                rows.append(
-                    {
-                        "m, d": f"{m}, {d}",
-                        "batch": count,
-                        "solver": name,
-                        "us a problem": spread(1e6 * each),
-                        "gaunlearn is faster by": f"{np.median(each) / own:.1f}",
-                        "error": f"{apart.max():.0e}",
-                    }
-                )
-    table("Hard margin, the linear model", rows)
+                yield {
+                    "m, d": f"{m}, {d}",
+                    "batch": count,
+                    "solver": name,
+                    "us a problem": spread(1e6 * each),
+                    "gaunlearn is faster by": f"{np.median(each) / own:.1f}",
+                    "error": f"{apart.max():.0e}",
+                }
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -123,7 +120,7 @@ def epsilons_by_scipy(w, x, y, delta):
 
 
 def compare_multipliers(shapes, batches, steps=1000):
-    rows = []
+    """A row for each batch."""
     for m, d, n in shapes:
         given = problems(m, d, n, max(batches))
         every = trained(given, steps), given.x, given.y
@@ -142,18 +139,15 @@ def compare_multipliers(shapes, batches, steps=1000):
                     1e6 * np.asarray(taken[solver]) / size
                     for solver, size in (("gaunlearn", count), (name, len(right)))
                 ]
-                rows.append(
-                    {
-                        "m, d, n": f"{m}, {d}, {n}",
-                        "batch": count,
-                        "solver": name,
-                        "gaunlearn, us a problem": spread(each[0]),
-                        "SciPy, us a problem": spread(each[1]),
-                        "gaunlearn is faster by": f"{np.median(each[1]) / np.median(each[0]):.1f}",
-                        "largest difference": f"{apart.max():.0e}",
-                    }
-                )
-    table("Multipliers of trained networks, kinks ignored", rows)
+                yield {
+                    "m, d, n": f"{m}, {d}, {n}",
+                    "batch": count,
+                    "solver": name,
+                    "gaunlearn, us a problem": spread(each[0]),
+                    "SciPy, us a problem": spread(each[1]),
+                    "gaunlearn is faster by": f"{np.median(each[1]) / np.median(each[0]):.1f}",
+                    "largest difference": f"{apart.max():.0e}",
+                }
 
 
 if __name__ == "__main__":
@@ -164,6 +158,8 @@ if __name__ == "__main__":
     begin("solvers")
     tell("gaunlearn and qpax use XLA's threads, the others one each.")
     batches = (1, 100) if args.quick else (1, 10, 100, 1000)
-    compare_hard_margin(SHAPES[:1] if args.quick else SHAPES, batches)
+    shapes = SHAPES[:1] if args.quick else SHAPES
+    table("Hard margin, the linear model", compare_hard_margin(shapes, batches))
     networks = ((10, 1000, 100), (30, 1000, 100), (50, 10_000, 400))
-    compare_multipliers(networks[:1] if args.quick else networks, batches)
+    networks = networks[:1] if args.quick else networks
+    table("Multipliers of trained networks, kinks ignored", compare_multipliers(networks, batches))
