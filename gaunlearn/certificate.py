@@ -122,31 +122,37 @@ def _ceiling(
     return jnp.where(ceiling > 2 * largest, jnp.inf, ceiling)
 
 
-def _alike(
-    model: Model,
-    signed: Float[Array, "m r"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
-) -> Float[Array, "m m"]:
-    """Averages over samples that have the same gradients: copies of one sample, among which the
-    multipliers could be shared out in any way. Without copies the identity, and exactly that.
-    """
+def _close(signed: Float[Array, "m r"], gram: Float[Array, "m m"]) -> Bool[Array, "m m"]:
+    """Which samples may be copies of each other."""
     rounding = jnp.finfo(signed.dtype).eps
-
-    def agree(pattern):
-        count = pattern.astype(signed.dtype)
-        return count.T @ count == jnp.maximum(count.sum(0)[:, None], count.sum(0))
-
     # Products tell samples apart to sqrt(rounding), one blindly chosen direction to rounding.
-    squares = (signed**2).sum(1)
-    apart = squares[:, None] + squares - 2 * signed @ signed.T
+    squares = jnp.diagonal(gram)
+    apart = squares[:, None] + squares - 2 * gram
     blind = jnp.cos(jnp.arange(signed.shape[1], dtype=signed.dtype))
     along, reach = signed @ blind, jnp.linalg.norm(blind) * jnp.sqrt(squares)
-    same = apart <= _COPY_UNITS * rounding * squares
-    same &= jnp.abs(along[:, None] - along) <= _COPY_UNITS * rounding * reach
+    close = apart <= _COPY_UNITS * rounding * squares
+    close &= jnp.abs(along[:, None] - along) <= _COPY_UNITS * rounding * reach
+    return close & ~jnp.eye(len(squares), dtype=bool)
+
+
+def _means_over_copies(
+    model: Model,
+    close: Bool[Array, "m m"],
+    slope: Float[Array, "n m"],
+    kink: Bool[Array, "n m"],
+    shared: Bool[Array, ""],
+) -> Float[Array, "m m"]:
+    """Averages over samples that have the same gradients: copies of one sample, among which the
+    multipliers could be shared out in any way.
+
+    Args:
+        shared: false; the loop's own, as XLA takes out of a loop what does not change in it.
+    """
+    same = close
     for pattern in (slope > 0, slope > model.leak, kink) if model.leak else (slope > 0, kink):
-        same &= agree(pattern)
-    same = (same & same.T) | jnp.eye(len(squares), dtype=bool)
+        count = (pattern & ~shared).astype(slope.dtype)
+        same &= count.T @ count == jnp.maximum(count.sum(0)[:, None], count.sum(0))
+    same = (same & same.T) | jnp.eye(len(same), dtype=bool)
     return same / same.sum(0)
 
 
@@ -155,14 +161,16 @@ def _multipliers(
     theta: Float[Array, "n r"],
     u: Float[Array, " n"],
     signed: Float[Array, "m r"],
+    correlations: Float[Array, "n m"],
     slope: Float[Array, "n m"],
     kink: Bool[Array, "n m"],
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
     separated: Bool[Array, ""],
     ceiling: Float[Array, " m"],
-) -> ConePoint:
-    """The multipliers that leave the least residual, on as few samples as that takes. None where
+) -> tuple[ConePoint, Float[Array, ""]]:
+    """The multipliers that leave the least residual, on as few samples as that takes, and its
+    norm. None where
     the margins separate nothing: there is no KKT point to come near, and the solver would look for
     it in vain, at the cost of all lanes of a batch.
 
@@ -171,15 +179,12 @@ def _multipliers(
     a sample have equal ones: the mean of solutions in which copies change places is a solution.
     """
     rounding = jnp.finfo(theta.dtype).eps
-    safe_u = jnp.where(u != 0, u, 1.0)
-    targets = jnp.where(u[:, None] != 0, theta @ signed.T / safe_u[:, None], 0.0)
-    targets = jnp.where(kink, 0.0, targets)
+    exists = u[:, None] != 0
+    targets = jnp.where(exists & ~kink, correlations / jnp.where(exists, u[:, None], 1.0), 0.0)
     gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
 
-    alike = _alike(model, signed, slope, kink)
-
     def residual_of(coefficients):
-        return theta - (u[:, None] * coefficients) @ signed
+        return jnp.linalg.norm(theta - (u[:, None] * coefficients) @ signed)
 
     support = retain & (margins <= 1 + jnp.sqrt(rounding))
     norm = jnp.sqrt(squared_norm)
@@ -202,22 +207,34 @@ def _multipliers(
             separated,
             ceiling,
         )
-        residual = jnp.linalg.norm(residual_of(found.coefficients))
+        residual = residual_of(found.coefficients)
         good = first | (residual <= jnp.maximum(reached, _EXACT_UNITS * rounding * norm))
         best = jax.tree.map(lambda a, b: jnp.where(good, a, b), found, best)
         outside = jnp.any((best.multipliers > 0) & ~support)
         again = first & outside & (residual <= jnp.sqrt(rounding) * norm)
-        return count + 1, best, residual, again
+        return count + 1, best, jnp.where(good, residual, reached), again
 
     nothing = ConePoint(
         jnp.zeros_like(margins), jnp.zeros_like(slope), jnp.zeros_like(squared_norm), jnp.asarray(0)
     )
-    _, solution, *_ = jax.lax.while_loop(
+    _, solution, epsilon, _ = jax.lax.while_loop(
         lambda state: state[3], solve_on, (0, nothing, jnp.zeros_like(squared_norm), separated)
     )
-    return solution._replace(
-        multipliers=solution.multipliers @ alike, coefficients=solution.coefficients @ alike
+
+    close = _close(signed, gram)
+
+    def share(state):
+        point, _, shared = state
+        mean = _means_over_copies(model, close, slope, kink, shared)
+        multipliers, coefficients = point.multipliers @ mean, point.coefficients @ mean
+        point = point._replace(multipliers=multipliers, coefficients=coefficients)
+        return point, residual_of(coefficients), jnp.asarray(True)
+
+    # Where no samples are close, in none of a batch's lanes, nothing is computed.
+    solution, epsilon, _ = jax.lax.while_loop(
+        lambda state: ~state[2], share, (solution, epsilon, ~jnp.any(close))
     )
+    return solution, epsilon
 
 
 class _Candidate(NamedTuple):
@@ -256,8 +273,13 @@ def _snapped(
     reach = jnp.maximum(kink_tol * unit, rounding_reach(weights, u, x))
     may = (kink_tol >= 0) & retain & (u[:, None] != 0)
     kink = may & (jnp.abs(z) <= reach)
-    snapped = snap(weights, x, kink)
-    z = preactivations(snapped, x)
+
+    def move(state):
+        moved = snap(state[0], x, kink)
+        return moved, preactivations(moved, x), jnp.asarray(False)
+
+    # Where there are no kinks, in none of a batch's lanes, nothing is computed.
+    snapped, z, _ = jax.lax.while_loop(lambda state: state[2], move, (weights, z, jnp.any(kink)))
     failed = jnp.any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit))
     # A neuron of which snapping leaves nothing is at a kink of all other samples too. Where kinks
     # are ignored, such a pre-activation is off: its sign is chance.
@@ -308,23 +330,31 @@ def certify_at(
         multipliers, gap = found.multipliers, found.gap
         coefficients = multipliers * found.slopes
         fitted = weighted_gradient(model, theta, x, multipliers * y, layers.z, found.slopes)
+        epsilon = jnp.linalg.norm(theta - fitted)
     else:
-        # Squared ReLU's slopes are as large as its pre-activations.
-        z = candidate.z * shrink if model.power > 1 else candidate.z
+        z = candidate.z * shrink
         slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
-        signed = y[:, None] * x
-        point = _multipliers(
-            model, theta, u, signed, slope, kink, retain, margins, separated, ceiling
+        point, epsilon = _multipliers(
+            model,
+            theta,
+            u,
+            y[:, None] * x,
+            y * z,
+            slope,
+            kink,
+            retain,
+            margins,
+            separated,
+            ceiling,
         )
         multipliers, gap, coefficients = point.multipliers, point.gap, point.coefficients
-        fitted = (u[:, None] * coefficients) @ signed
     slack = jnp.where(retain, multipliers * (margins - 1), -jnp.inf)
 
     def valid(value):
         return jnp.where(separated, value, jnp.nan)
 
     return Certificate(
-        epsilon=valid(jnp.linalg.norm(theta - fitted)),
+        epsilon=valid(epsilon),
         delta=valid(jnp.max(slack)),
         tau=valid(one_minus_cosine(weights, snapped)),
         multipliers=valid(multipliers),

@@ -324,23 +324,39 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     )
 
 
-def _implied(signed: Float[Array, "m r"], same_kind: Bool[Array, "m m"]) -> Bool[Array, " m"]:
+def _implied(
+    signed: Float[Array, "m r"],
+    gram: Float[Array, "m m"],
+    lengths: Float[Array, " m"],
+    same_kind: Bool[Array, "m m"],
+) -> Bool[Array, " m"]:
     """Samples whose constraint another one implies: s_i = a s_k with a > 1, or a = 1 and k < i,
     has the margin a q_k. They would leave the multipliers a choice, and the active set a system
     without a solution.
-    """
-    m = signed.shape[0]
-    slack = _SAME_UNITS * jnp.finfo(signed.dtype).eps
-    squares = (signed**2).sum(1)
 
-    def implied_by(sample):
-        k, other, kind = sample
+    Only samples whose angle to another is 0 to about half the digits, as the Gram matrix tells,
+    are looked at for what it cannot tell.
+    """
+    m, r = signed.shape
+    rounding = jnp.finfo(signed.dtype).eps
+    slack = _SAME_UNITS * rounding
+    squares = jnp.diagonal(gram)
+    cosine = 1 - max(rounding**0.5, 8 * r * rounding)
+    near = gram >= cosine * lengths[:, None] * lengths
+    near &= same_kind & (gram > 0) & ~jnp.eye(m, dtype=bool)
+
+    def look(state):
+        pending, implied = state
+        k = jnp.argmax(pending)
+        other = signed[k]
         a = ratio(signed @ other, other @ other)
         apart = ((signed - a[:, None] * other) ** 2).sum(1)
-        parallel = kind & (a > 0) & (apart <= slack**2 * squares)
-        return parallel & ((a > 1 + slack) | ((a >= 1 - slack) & (k < jnp.arange(m))))
+        parallel = same_kind[k] & (a > 0) & (apart <= slack**2 * squares)
+        more = parallel & ((a > 1 + slack) | ((a >= 1 - slack) & (k < jnp.arange(m))))
+        return pending.at[k].set(False), implied | more
 
-    return jnp.any(jax.lax.map(implied_by, (jnp.arange(m), signed, same_kind)), axis=0)
+    start = near.any(0), jnp.zeros(m, bool)
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), look, start)[1]
 
 
 def _unsupported(model: Model, weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Limit:
@@ -385,13 +401,15 @@ def find_limit(
         return _unsupported(model, weights, x)
     rounding = jnp.finfo(weights.dtype).eps
     signed = jnp.where(retain, y, 0.0)[:, None] * x
-    lengths = jnp.linalg.norm(signed, axis=1)
+    products = signed @ signed.T
+    lengths = jnp.sqrt(jnp.diagonal(products))
     mass = u**2
-    constrained = retain & ~_implied(signed, (y[:, None] == y) | (not model.has_kinks))
+    same_kind = (y[:, None] == y) | (not model.has_kinks)
+    constrained = retain & ~_implied(signed, products, lengths, same_kind)
     usable = (mass[:, None] > 0) & constrained
     same_sign = usable & ((y * u[:, None] > 0) | (not model.has_kinks))
     steepest = jnp.max(lengths**2) * mass.sum()
-    gram = jnp.where(constrained[:, None] & constrained, signed @ signed.T, 0.0)
+    gram = jnp.where(constrained[:, None] & constrained, products, 0.0)
 
     z = clean_preactivations(weights, u, x)
     q = y * (u @ activation(model, z))

@@ -66,7 +66,10 @@ def snap(
         )
         return a
 
-    def once(_, weights):
-        return weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x
+    def once(state):
+        weights, count = state
+        return weights - solve(jnp.where(kink, weights @ x.T, 0.0)) @ x, count + 1
 
-    return jax.lax.fori_loop(0, 2, once, weights)
+    # Where there are no kinks, in none of a batch's lanes, nothing is computed.
+    wanted = jnp.any(kink)
+    return jax.lax.while_loop(lambda state: wanted & (state[1] < 2), once, (weights, 0))[0]
