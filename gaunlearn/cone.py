@@ -88,12 +88,15 @@ class Start(NamedTuple):
         is_solution: whether it is the solution to rounding, of several the one of least norm, if
             its gap is one of rounding.
         is_unique: whether the problem is known to have one solution only.
+        gap, in_doubt: what the caller's measure of the gap says of it.
     """
 
     multipliers: Float[Array, " m"]
     coefficients: Float[Array, "n m"]
     is_solution: Bool[Array, ""]
     is_unique: Bool[Array, ""]
+    gap: Float[Array, ""]
+    in_doubt: Bool[Array, ""]
 
 
 def inner(weights: Float[Array, " n"], a: Float[Array, "n m"], b: Float[Array, "n m"]) -> Array:
@@ -305,7 +308,9 @@ def minimise_over_cone(
     begin = start
     if begin is None:
         no = jnp.asarray(False)
-        begin = Start(jnp.zeros(m, targets.dtype), jnp.zeros_like(targets), no, no)
+        # From 0 there is always something to do.
+        some = jnp.asarray(jnp.inf, targets.dtype)
+        begin = Start(jnp.zeros(m, targets.dtype), jnp.zeros_like(targets), no, no, some, no)
 
     def gradient(c):
         return operator(c) - targets
@@ -459,23 +464,15 @@ def minimise_over_cone(
         stalled = (gap <= doubtful) & (gap > 0.5 * previous)
         return ((gap > 10 * rounding) & ~stalled & (rounds < _MAX_ROUNDS)) | doubt
 
-    # From 0 there is always something to do.
-    infinite = jnp.asarray(jnp.inf, targets.dtype)
-    first_gap, doubt = infinite, jnp.asarray(False)
-    if start is not None:
-        first_gap, in_doubt = assess(
-            begin.coefficients, begin.multipliers, gradient(begin.coefficients)
-        )
-        doubt = needed & in_doubt & ~begin.is_solution
     coefficients, multipliers, gap, _, _, _, rounds = jax.lax.while_loop(
         unfinished,
         one_round,
         (
             jnp.where(needed, begin.coefficients, 0.0),
             jnp.where(needed, begin.multipliers, 0.0),
-            jnp.where(needed, first_gap, 0.0),
-            infinite,
-            doubt,
+            jnp.where(needed, begin.gap, 0.0),
+            jnp.asarray(jnp.inf, targets.dtype),
+            needed & begin.in_doubt & ~begin.is_solution,
             jnp.full(targets.shape, -1, jnp.int8),
             0,
         ),

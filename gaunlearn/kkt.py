@@ -89,12 +89,26 @@ def solve_multipliers(
     reduced = gram * (slope.T @ (weights[:, None] * slope))
     smooth = ~jnp.any(kink)
     limits = jnp.full_like(gram[0], jnp.inf) if ceiling is None else ceiling
-    found = minimise_in_box(reduced, weights @ (slope * targets), used, limits, needed & smooth)
+    margins = weights @ (slope * targets)
+    found = minimise_in_box(reduced, margins, used, limits, needed & smooth)
+    # Where there are kinks, whose targets are 0, this is the gap at 0.
+    grad = reduced @ found.solution - margins
+    gap, in_doubt = _assess(
+        -grad,
+        margins,
+        found.solution @ (grad - margins),
+        found.solution @ grad,
+        squared_norm,
+        used,
+        ceiling,
+    )
     start = Start(
         multipliers=found.solution,
         coefficients=slope * found.solution,
         is_solution=smooth & found.ended,
         is_unique=_dominant(gram, used),
+        gap=gap,
+        in_doubt=in_doubt,
     )
     return minimise_residual(
         lambda a: a @ gram,
@@ -109,6 +123,46 @@ def solve_multipliers(
         ceiling,
         start,
     )
+
+
+def _assess(
+    signed_residual: Float[Array, " m"],
+    theta_margins: Float[Array, " m"],
+    fitted: Float[Array, ""],
+    along: Float[Array, ""],
+    squared_norm: Float[Array, ""],
+    used: Bool[Array, " m"],
+    ceiling: Float[Array, " m"] | None,
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """Duality gap from rho = residual - s theta, s just large enough for rho to be dual feasible:
+    <theta, h_i> = q_i > 0 makes -theta a strictly feasible direction. A bounded multiplier's
+    constraint may be violated, at the price of its ceiling times the violation. Also whether
+    epsilon^2 is too small for the gap to say enough: it is no better than the gap.
+
+    Args:
+        signed_residual: <residual, h_i>, the largest over the Clarke set.
+        theta_margins: <theta, h_i>, likewise.
+        fitted: ||residual||^2 - ||theta||^2.
+        along: -<residual, theta - residual>.
+    """
+    tiny = jnp.finfo(fitted.dtype).tiny
+    bounded = jnp.zeros(used.shape, bool) if ceiling is None else jnp.isfinite(ceiling)
+    violation = jnp.where(bounded, 0.0, jnp.maximum(signed_residual, 0.0))
+    shift = jnp.max(jnp.where(used, ratio(violation, theta_margins), 0.0), initial=0.0)
+    feasible = jnp.all(~used | (theta_margins > 0) | (violation <= 0))
+    squared_residual = jnp.maximum(squared_norm + fitted, 0.0)
+    theta_residual = squared_residual - along
+    theta_rho = theta_residual - shift * squared_norm
+    if ceiling is not None:
+        excess = jnp.maximum(signed_residual - shift * theta_margins, 0.0)
+        theta_rho -= jnp.sum(jnp.where(bounded & used, ceiling * excess, 0.0))
+    squared_rho = squared_residual - 2 * shift * theta_residual + shift**2 * squared_norm
+    # The best multiple of rho as a dual point has the value <theta, rho>^2 / (2 ||rho||^2), the
+    # price of violations being taken off <theta, rho>.
+    dual = jnp.where(theta_rho > 0, theta_rho**2 / jnp.maximum(squared_rho, tiny), 0.0)
+    dual = jnp.where(feasible, dual, 0.0)
+    gap = jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
+    return gap, squared_residual < _SMALL_RESIDUAL**2 * squared_norm
 
 
 def minimise_residual(
@@ -135,7 +189,6 @@ def minimise_residual(
 
     Other arguments as of ``solve_multipliers``.
     """
-    tiny = jnp.finfo(targets.dtype).tiny
     used = ((slope > 0) | kink).any(0)
 
     def signed_margins(grad):
@@ -145,32 +198,16 @@ def minimise_residual(
 
     theta_margins = -signed_margins(targets)
 
-    bounded = jnp.zeros(used.shape, bool) if ceiling is None else jnp.isfinite(ceiling)
-
     def assess(c, _, grad):
-        """Duality gap from rho = residual - s theta, s just large enough for rho to be dual
-        feasible: <theta, h_i> = q_i > 0 makes -theta a strictly feasible direction. A bounded
-        multiplier's constraint may be violated, at the price of its ceiling times the violation.
-        """
-        signed_residual = signed_margins(grad)
-        violation = jnp.where(bounded, 0.0, jnp.maximum(signed_residual, 0.0))
-        shift = jnp.max(jnp.where(used, ratio(violation, theta_margins), 0.0), initial=0.0)
-        feasible = jnp.all(~used | (theta_margins > 0) | (violation <= 0))
-        fitted = inner(weights, c, grad - targets)
-        squared_residual = jnp.maximum(squared_norm + fitted, 0.0)
-        theta_residual = squared_residual - inner(weights, c, grad)
-        theta_rho = theta_residual - shift * squared_norm
-        if ceiling is not None:
-            excess = jnp.maximum(signed_residual - shift * theta_margins, 0.0)
-            theta_rho -= jnp.sum(jnp.where(bounded & used, ceiling * excess, 0.0))
-        squared_rho = squared_residual - 2 * shift * theta_residual + shift**2 * squared_norm
-        # The best multiple of rho as a dual point has the value <theta, rho>^2 / (2 ||rho||^2),
-        # the price of violations being taken off <theta, rho>.
-        dual = jnp.where(theta_rho > 0, theta_rho**2 / jnp.maximum(squared_rho, tiny), 0.0)
-        dual = jnp.where(feasible, dual, 0.0)
-        gap = jnp.maximum(squared_residual - dual, 0.0) / jnp.maximum(squared_norm, tiny)
-        # epsilon^2 is no better than the gap: where it is small too, the gap says too little.
-        return gap, squared_residual < _SMALL_RESIDUAL**2 * squared_norm
+        return _assess(
+            signed_margins(grad),
+            theta_margins,
+            inner(weights, c, grad - targets),
+            inner(weights, c, grad),
+            squared_norm,
+            used,
+            ceiling,
+        )
 
     return minimise_over_cone(
         operator,
