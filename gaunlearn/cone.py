@@ -398,12 +398,14 @@ def minimise_over_cone(
         )
         return jnp.where(value < to_beat, projected, truncated), face, settled
 
-    def polish(c, multipliers, gap, to_polish):
+    def polish(state):
         """The minimum on the final face once more, where there may be others from 0: conjugate
         gradients then find the solution of least norm, the same one wherever the rounds have ended.
         Where that leaves the cone, its face is narrowed by what leaves. Taken if it is in the cone,
         and no worse.
         """
+
+        c, multipliers, gap, to_polish = state
 
         def narrow(state):
             positive, capped, at_top, free, _, _, _, count = state
@@ -443,6 +445,7 @@ def minimise_over_cone(
             jnp.where(good, new, c),
             jnp.where(good, level, multipliers),
             jnp.where(good, new_gap, gap),
+            jnp.asarray(False),
         )
 
     def one_round(state):
@@ -478,5 +481,7 @@ def minimise_over_cone(
         ),
     )
     solved = (rounds == 0) & begin.is_solution
-    coefficients, multipliers, gap = polish(coefficients, multipliers, gap, needed & ~solved)
+    coefficients, multipliers, gap, _ = jax.lax.while_loop(
+        lambda state: state[3], polish, (coefficients, multipliers, gap, needed & ~solved)
+    )
     return ConePoint(multipliers, coefficients, gap, jnp.asarray(rounds))
