@@ -181,7 +181,8 @@ if __name__ == "__main__":
     on_cpu = jax.local_devices()[0].platform == "cpu"
     small = args.quick or on_cpu
     shapes = SHAPES[:1] if args.quick else SHAPES
-    roofline.compare(shapes, 3, roofline.PAIRS if on_cpu else 1 << 24)
+    pairs = roofline.PAIRS if on_cpu else 1 << 24
+    table("Kernels against the machine", roofline.compare(shapes, 3, pairs))
     compare_batches(shapes, (16, 64) if small else (16, 256, 4096, 16384), 3)
     compare_kernels(shapes, 4 if on_cpu else 4096, 3, on_cpu)
     with tempfile.TemporaryDirectory() as place:

@@ -26,6 +26,9 @@ from gaunlearn.training import Descent
 
 KIND = "gaussian_mixture"
 SHAPES = ((10, 1000), (30, 1000), (50, 10_000))
+# Entries of the largest array that a batch of gaunlearn's goes over at a time: what stays in a
+# cache, as in a sweep. Wider calls are mapped over batches.
+ENTRIES = 1 << 16
 # A solver that takes one problem after the other is timed on so many of a batch.
 ENOUGH = 100
 REPEATS = 5
@@ -37,18 +40,23 @@ def problems(m, d, n, count):
     return jax.jit(jax.vmap(lambda key: problem(KIND, key, m, float(d), n)))(keys)
 
 
+def by_batches(one, given, entries):
+    """``one`` of each of some problems."""
+    return jax.lax.map(lambda each: one(*each), given, batch_size=max(1, ENTRIES // entries))
+
+
 @jax.jit
 def limits(signed):
     """Hard-margin solutions (b, r)."""
+    _, m, r = signed.shape
 
     def one(signed):
-        m = signed.shape[0]
         ones = jnp.ones(m)
         start = signed.sum(0)[None]
         found = find_limit(MODELS["linear"], start, jnp.ones(1), signed, ones, jnp.ones(m, bool))
         return found.weights[0]
 
-    return jax.vmap(one)(signed)
+    return by_batches(one, (signed,), m * r)
 
 
 def compare_hard_margin(shapes, batches):
@@ -97,7 +105,7 @@ def epsilons(w, x, y, delta):
     def one(w, x, y):
         return certify_at(RELU, w, u, x, y, keep, jnp.asarray(-1.0), delta).epsilon
 
-    return jax.vmap(one)(w, x, y)
+    return by_batches(one, (w, x, y), w.shape[1] * y.shape[1])
 
 
 def epsilons_by_scipy(w, x, y, delta):
