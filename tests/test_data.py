@@ -1,5 +1,7 @@
 """Reduced coordinates: exact against d dimensions, and directly sampled with the right law."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,12 @@ def orthonormal(rng, d, p):
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 
 
-def draw(kind, key, m, t, d, samples=None, **parameters):
-    """Coordinates of a synthetic data set, perhaps with room for more samples."""
+def draw(kind, key, m, t, d, samples=None, by=None, **parameters):
+    """Coordinates of a synthetic data set, perhaps with room for more samples.
+
+    Args:
+        by: what draws it; None for a function that is compiled once for a shape.
+    """
     law = (kind, 2 if kind == "clusters" else 0)
     given = (MIXTURE if kind == "gaussian_mixture" else {}) | parameters | {"d": float(d)}
     span = min(d, m + law_of(*law)[1])
@@ -60,7 +66,11 @@ def draw(kind, key, m, t, d, samples=None, **parameters):
     if samples is not None:
         span += samples - m
     room = (m if samples is None else samples, t, span, fresh_axes)
-    return draw_law(key, law, room, m, {name: jnp.asarray(v) for name, v in given.items()})
+    numbers = {name: jnp.asarray(v) for name, v in given.items()}
+    return (by or compiled_draw)(key, law, room, m, numbers)
+
+
+compiled_draw = jax.jit(draw_law, static_argnames=("kind", "room"))
 
 
 def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
@@ -119,48 +129,58 @@ SETTINGS = Settings(
 FRACTIONS = (0.0, 0.7, 1.0)
 
 
+# Each compiled once for a shape, however many networks go through it.
 @jax.jit
+def reduced_training(problem, start, keep):
+    descent = descent_of(SETUP, SETTINGS, problem, start, keep)
+    state = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
+    ended, margins = end_training(SETUP, problem, start, descent.result(state))
+    there = limit_stage(RELU, problem, ended.weights, keep)
+    return trained_model(SETUP, ended, margins, there)
+
+
+@jax.jit
+def reduced_certificate(problem, weights, keep, ends, wanted):
+    return certify_stage(RELU, SETTINGS, problem, weights, keep, ends, wanted)
+
+
+limit_of = jax.jit(partial(limit_stage, RELU))
+compared = jax.jit(partial(compare_stage, SETUP, SETTINGS))
+unlearned = jax.jit(partial(unlearn_stage, SETUP, "ascent", SETTINGS))
+judged = jax.jit(partial(judge_stage, SETUP, SETTINGS))
+
+
 def reduced_trial(problem, forget):
     everything = problem.present
     order = (jnp.arange(problem.y.shape[0]) == forget).astype(int)
     retain = everything & (order == 0)
 
-    def trained_on(start, keep):
-        descent = descent_of(SETUP, SETTINGS, problem, start, keep)
-        state = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
-        ended, margins = end_training(SETUP, problem, start, descent.result(state))
-        there = limit_stage(RELU, problem, ended.weights, keep)
-        return trained_model(SETUP, ended, margins, there)
+    def certified(weights, keep, ends=None):
+        wanted = ends is not None
+        both = ends if wanted else jnp.stack([weights, weights])
+        return reduced_certificate(problem, weights, keep, both, wanted)
 
-    def certified(weights, keep, ends):
-        return certify_stage(
-            RELU, SETTINGS, problem, weights, keep, ends, jnp.asarray(len(ends) > 1)
-        )
-
-    trained, again = trained_on(ORIGINAL, everything), trained_on(FRESH, retain)
-    original = certified(trained.weights, everything, trained.weights[None]).certificate
-    reference = certified(again.weights, retain, again.weights[None]).certificate
-    shared = compare_stage(
-        SETUP, SETTINGS, problem, trained, original, again, reference, trained, order
-    )
+    trained = reduced_training(problem, ORIGINAL, everything)
+    again = reduced_training(problem, FRESH, retain)
+    original = certified(trained.weights, everything).certificate
+    reference = certified(again.weights, retain).certificate
+    shared = compared(problem, trained, original, again, reference, trained, order)
 
     def unlearned_by(fraction):
         effort = Effort(fraction, jnp.asarray(1), jnp.asarray(1.0))
-        found = unlearn_stage(
-            SETUP, "ascent", SETTINGS, effort, problem, trained, original, again, order
-        )
+        found = unlearned(effort, problem, trained, original, again, order)
         rest = trained, original, again, reference, order, found, fraction, jnp.asarray(True)
-        there = limit_stage(RELU, problem, found.weights, retain)
+        there = limit_of(problem, found.weights, retain)
         ends = jnp.stack([there.limit.weights, reference.weights])
         certificate, least = certified(found.weights, retain, ends)
         return {
-            **judge_stage(SETUP, SETTINGS, problem, *rest),
+            **judged(problem, *rest),
             **columns_of_limit(there),
             **columns_of_certificate(certificate),
             **columns_of_least(least),
         }
 
-    swept = jax.vmap(unlearned_by)(jnp.asarray(FRACTIONS))
+    swept = [unlearned_by(jnp.asarray(fraction)) for fraction in FRACTIONS]
     return trained.weights, again.weights, shared, swept
 
 
@@ -226,7 +246,7 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
     for place, fraction in enumerate(FRACTIONS):
         W_hat = ascend_plainly(W, u, data.x, data.y, forget, fraction, original.coefficients)
         after = jax.device_get(certify_in_d(W_hat, u, data.x, data.y, retain))
-        row = {name: value[place] for name, value in swept.items()}
+        row = swept[place]
         agree(row["epsilon"], after.epsilon, "epsilon")
         agree(row["delta"], after.delta, "delta", 1.0)
         agree(row["tau"], after.tau, "tau", 1.0)
@@ -301,10 +321,11 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
     count, scale, rng = 1500, 0.5, np.random.default_rng(0)
     direct, plain = [], []
 
+    @jax.jit
     @jax.vmap
     def draw_all(key):
         keys = jax.random.split(key, 3)
-        given = draw(kind, keys[0], m, t, d)
+        given = draw(kind, keys[0], m, t, d, by=draw_law)
         weights = initial_weights(keys[1:], 2, given, 2, float(d), scale)
         problem = reduce_problem(given, weights, jnp.asarray(output_weights(2)))
         return given.data, weights, problem

@@ -175,6 +175,7 @@ def test_nothing_to_explain_leaves_the_whole_norm():
 
 
 pairs = st.integers(0, 2**31).map(np.random.default_rng)
+project = jax.jit(project_onto_cone, static_argnames="leak")
 
 
 @settings(max_examples=100, deadline=None)
@@ -197,7 +198,7 @@ def test_projection_is_the_nearest_point_of_the_cone(rng, leak):
     best = minimize_scalar(cost, bounds=(0, 50), method="bounded", options={"xatol": 1e-12})
     # Wherever the search for lambda begins: at its own start, near, far to either side.
     for guess in (None, best.x, 0.0, -3.0, 100.0):
-        got, lam = project_onto_cone(
+        got, lam = project(
             point[:, None],
             weights,
             slope[:, None],
