@@ -55,7 +55,7 @@ def descent_of(batch, dtype, many_steps=None):
     return jax.jit(jax.vmap(one)), cast
 
 
-def batch_of(m, n, trials):
+def given_networks(m, n, trials):
     """Initial weights, samples and labels of some problems."""
     keys = jax.random.split(jax.random.key(0), trials)
     made = jax.jit(jax.vmap(lambda key: problem("gaussian_mixture", key, m, 1000.0, n)))(keys)
@@ -72,7 +72,7 @@ def compare_kernels(shapes, trials, repeats, interpret):
     settings = descent("gaussian_mixture", STEPS)
     rows = []
     for m, n in shapes:
-        batch = batch_of(m, n, trials)
+        batch = given_networks(m, n, trials)
         for dtype in ("float64", "float32"):
             forms = [Fused(False, warps) for warps in (1, 2, 4)]
             forms += [Fused(True, warps) for warps in (1, 2)] if m <= 16 else []
@@ -111,7 +111,7 @@ def compare_batches(shapes, widths, repeats):
     rows = []
     for m, n in shapes:
         for trials in widths:
-            batch = batch_of(m, n, trials)
+            batch = given_networks(m, n, trials)
             row = {"m, n": f"{m}, {n}", "trials side by side": trials}
             ends = []
             for name in ("float64", "float32"):

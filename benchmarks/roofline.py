@@ -67,8 +67,8 @@ def copy_ceilings():
     return 2 * COPY / float(np.median(taken)), 2 * size / cached
 
 
-def batch_of(m, n, lanes):
-    """Isotropic samples, which end on kinks, trained for a while."""
+def isotropic_networks(m, n, lanes):
+    """Initial weights, samples and labels of isotropic problems: trained, they are on kinks."""
     keys = jax.random.split(jax.random.key(0), lanes)
     made = jax.jit(jax.vmap(lambda key: problem("isotropic", key, m, 1000.0, n)))(keys)
     return made.initial_weights[:, 0], made.x, made.y
@@ -76,7 +76,7 @@ def batch_of(m, n, lanes):
 
 def kernels(m, n, lanes, repeats):
     """(name, seconds, operations, bytes) a trial of each kernel."""
-    start, x, y = batch_of(m, n, lanes)
+    start, x, y = isotropic_networks(m, n, lanes)
     r, u, keep = x.shape[2], output_weights(RELU, n), jnp.ones(m, bool)
     settings = descent("isotropic", STEPS)
     # As the sweep engine has its programs compiled.

@@ -334,6 +334,34 @@ def test_duplicate_and_masked_samples(seed):
     assert more.multipliers[6] == 0
 
 
+@given(st.integers(0, 2**31), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_which_constraints_others_imply(seed, by_kind):
+    """Multiples by powers of 2 are parallel to the last bit; an angle of 1e-9 is one."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 4, 9)
+    factor, tilt = 2.0 ** rng.integers(-2, 3, 9), rng.choice([0.0, 0.0, 1e-9, 1e-3], 9)
+    directions = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    signed = factor[:, None] * (directions[base] + tilt[:, None] * directions[4])
+    signed[rng.random(9) < 0.1] = 0.0
+    kind = rng.integers(0, 2, 9) if by_kind else np.zeros(9, int)
+    same_kind = kind[:, None] == kind
+
+    def implies(k, i):
+        parallel = base[k] == base[i] and tilt[k] == tilt[i] and same_kind[k, i]
+        larger = factor[i] > factor[k] or (factor[i] == factor[k] and k < i)
+        return parallel and larger and signed[k].any() and signed[i].any()
+
+    want = [any(implies(k, i) for k in range(9)) for i in range(9)]
+    gram = signed @ signed.T
+    lengths = np.sqrt(np.diagonal(gram))
+    got = implied(signed, gram, lengths, same_kind)
+    assert got.tolist() == want
+
+
+implied = jax.jit(gaunlearn.limit._implied)
+
+
 @pytest.mark.parametrize("leak", [0.0, 0.1])
 @pytest.mark.parametrize("angle", [0.0, 1e-3, 1e-6])
 def test_parallel_and_nearly_parallel_samples(angle, leak):

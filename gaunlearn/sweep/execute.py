@@ -240,6 +240,10 @@ class _Work:
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
         self.terms, self.kernel, self.report = terms, kernel, report
+        # Of stages that go over the test set too.
+        room = self.program.room
+        pairs = room.neurons * max(room.samples, self.program.n_test)
+        self.on_tests = terms._replace(pairs=pairs)
         self.problems = self.shared(problems, "problems")
         self.trial_count = sum(family.trials for family in self.families)
         # Every forget set once; the first forgets nothing.
@@ -487,7 +491,7 @@ class _Work:
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
-        compared = run_lanes(stages.compare, setup, (sets, settings), common, self.terms)
+        compared = run_lanes(stages.compare, setup, (sets, settings), common, self.on_tests)
 
         # From here on a lane for each trial.
         trials = layout.trials
@@ -535,7 +539,7 @@ class _Work:
                 np.asarray([name == "ascent" for name in names]),
             ),
             (*common, self.shared(unlearned, "unlearned")),
-            self.terms,
+            self.on_tests,
             passes=_BESIDES,
         )
         columns = take(compared, source) | judged | certified_columns | at_limit

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from gaunlearn.sweep.compiler import WORK, full_options, quick_options
 from gaunlearn.sweep.rehearsal import Rehearsal
-from gaunlearn.sweep.traced import Program, program_of, traced
+from gaunlearn.sweep.traced import Compiled, program_of, traced
 
 __all__ = [
     "Terms",
@@ -156,6 +156,10 @@ class Terms(NamedTuple):
     batch_pairs: int
     rehearsal: Rehearsal | None = None
 
+    def widths(self) -> tuple[int, int]:
+        """The fewest and the most lanes of a batch."""
+        return -(-_LEAST_PAIRS // self.pairs), self.batch_pairs // self.pairs
+
 
 def _capacity(key: Any, count: int, size: int) -> int:
     """The smallest capacity that programs of ``key`` were compiled for and that is enough; else
@@ -222,7 +226,7 @@ def _compile(
     quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
-) -> Program:
+) -> Compiled:
     """jit(shard_map) of the stage on the leaves of its arguments, lanes and their counts sharded
     over devices.
 
@@ -311,8 +315,7 @@ def run_lanes(
     devices = tuple(jax.local_devices())
     share = -(-jax.tree.leaves(lanes)[0].shape[0] // len(devices))
     capacity = _capacity((stage, static, terms.pairs, devices), share, terms.size)
-    least, most = -(-_LEAST_PAIRS // terms.pairs), terms.batch_pairs // terms.pairs
-    batch = batch_of(share, capacity, least, most)
+    batch = batch_of(share, capacity, *terms.widths())
     return _run(
         stage, static, lanes, common, terms, capacity, batch, passes, 0, lambda results: results
     )
@@ -344,8 +347,7 @@ def run_in_turns(
     capacity = known if known and on_cpu else _capacity(key, share, terms.size)
     while capacity > 1 and capacity * terms.size > _TURN_BYTES:
         capacity //= 2
-    least, most = -(-_LEAST_PAIRS // terms.pairs), terms.batch_pairs // terms.pairs
-    batch = batch_of(1 if on_cpu else share, capacity, least, most)
+    batch = batch_of(1 if on_cpu else share, capacity, *terms.widths())
     parts, width = [], capacity * len(devices)
     for turn in np.split(np.arange(count), range(width, count, width)):
         left = ahead + passes * (count - 1 - int(turn[-1]))

@@ -42,7 +42,7 @@ from gaunlearn.sweep.sections import (
     SyntheticData,
 )
 from gaunlearn.sweep.shapes import Size
-from gaunlearn.sweep.traced import Program, program_of, register, traced
+from gaunlearn.sweep.traced import Compiled, program_of, register, traced
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
@@ -183,7 +183,7 @@ def _sampler(
     quick: bool,
     tree: Any,
     shapes: tuple[Any, ...],
-) -> Program:
+) -> Compiled:
     """``_sampled`` on the leaves of (numbers, count), compiled.
 
     Args:

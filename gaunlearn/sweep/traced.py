@@ -32,7 +32,7 @@ from gaunlearn.sweep.compiler import Options
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
-__all__ = ["Program", "forget_programs", "program_of", "register", "traced"]
+__all__ = ["Compiled", "forget_programs", "program_of", "register", "traced"]
 
 # Compilers that work side by side; each takes some hundreds of megabytes, and a core is Python's.
 _MOST_COMPILERS = 8
@@ -41,7 +41,7 @@ _MOST_COMPILERS = 8
 _KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 _registered: set[type] = set()
-_programs: "dict[Hashable, Future[Program]]" = {}
+_programs: "dict[Hashable, Future[Compiled]]" = {}
 _lock = threading.Lock()
 
 
@@ -55,7 +55,7 @@ def _compilers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(_MOST_COMPILERS, max(1, cores - 1)), "compiler")
 
 
-class Program:
+class Compiled:
     """A program that is being compiled, or has been. Called, it waits for its compiler.
 
     Attributes:
@@ -75,7 +75,7 @@ class Program:
         return self.compiled.result()(*jax.device_put(leaves, self._shardings))
 
 
-def program_of(key: Hashable, make: Callable[[], Program]) -> Program:
+def program_of(key: Hashable, make: Callable[[], Compiled]) -> Compiled:
     """The program of a key; made once, whichever thread asks first."""
     with _lock:
         found = _programs.get(key)
@@ -154,7 +154,7 @@ def traced(
     arguments: Sequence[Any],
     shardings: Sequence[Any],
     options: Options,
-) -> Program:
+) -> Compiled:
     """A program, from its kept form if there is one.
 
     Args:
@@ -176,4 +176,4 @@ def traced(
         jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
         for leaf, sharding in zip(arguments, shardings, strict=True)
     ]
-    return Program(program.lower(*placed), shardings)
+    return Compiled(program.lower(*placed), shardings)
