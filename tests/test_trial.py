@@ -155,40 +155,37 @@ def test_data_conditions_by_hand():
 
 
 @pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
-@pytest.mark.parametrize(
-    "data", ['kind = "gaussian_mixture"\nalpha = 0.1\nn_test = 0', 'kind = "isotropic"']
-)
-def test_bound_holds_wherever_it_is_stated(tmp_path, model, data):
+def test_bound_holds_wherever_it_is_stated(tmp_path, model):
     """On every trial without sign flips, for every step fraction; and it is stated somewhere."""
-    rows = rows_of(
-        f"""
+    text = f"""
         [sweep]
         seeds = 3
         [data]
-        {data}
+        kind = ["gaussian_mixture", "isotropic"]
+        alpha = 0.1
         m = 6
         d = 400
+        n_test = 0
         [model]
         {model}
         [train]
         max_steps = 500
         [unlearn]
         step_fraction = [0.0, 0.3, 0.8, 1.0, 1.2]
-        """,
-        tmp_path,
-    )
-    stated = np.isfinite(rows["bound_epsilon"])
-    assert stated.any()
-    assert np.all(rows["sign_flips"][stated] == 0)
-    slack = 1e-9
-    assert np.all(rows["epsilon_inherited"][stated] <= rows["bound_epsilon"][stated] + slack)
-    assert np.all(rows["epsilon"][stated] <= rows["epsilon_inherited"][stated] + slack)
-    assert np.all(rows["delta_inherited"][stated] <= rows["bound_delta"][stated] + slack)
-    full = stated & (rows["step_fraction"] == 1) & (rows["kink_pairs_train"] == 0)
-    if "linear" in model:
-        s = 1 - rows["epsilon_train"][full] / rows["bound_epsilon"][full]
-        assert full.any()
-        assert np.all((s >= 0) & (s < 1)), "for f = 1 the bound is epsilon_1 / (1 - s)"
+        """
+    for rows in cells_of(text, tmp_path):
+        stated = np.isfinite(rows["bound_epsilon"])
+        assert stated.any()
+        assert np.all(rows["sign_flips"][stated] == 0)
+        slack = 1e-9
+        assert np.all(rows["epsilon_inherited"][stated] <= rows["bound_epsilon"][stated] + slack)
+        assert np.all(rows["epsilon"][stated] <= rows["epsilon_inherited"][stated] + slack)
+        assert np.all(rows["delta_inherited"][stated] <= rows["bound_delta"][stated] + slack)
+        full = stated & (rows["step_fraction"] == 1) & (rows["kink_pairs_train"] == 0)
+        if "linear" in model:
+            s = 1 - rows["epsilon_train"][full] / rows["bound_epsilon"][full]
+            assert full.any()
+            assert np.all((s >= 0) & (s < 1)), "for f = 1 the bound is epsilon_1 / (1 - s)"
 
 
 @pytest.mark.parametrize("model", ['kind = "linear"', 'kind = "two_layer_relu"\nn = 40'])
@@ -244,29 +241,6 @@ def test_nothing_is_guaranteed_by_a_model_that_is_no_better_than_the_target():
     assert largest_phi(2, 1, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.1) == 0.5
 
 
-@pytest.fixture(scope="module")
-def mixture(tmp_path_factory):
-    return rows_of(
-        """
-        [sweep]
-        seeds = [101, 102, 103]
-        [data]
-        kind = "gaussian_mixture"
-        m = 10
-        d = 1000
-        alpha = 0.1
-        [model]
-        kind = "two_layer_relu"
-        n = 100
-        [train]
-        max_steps = 5000
-        [unlearn]
-        step_fraction = { start = 0.0, stop = 2.0, count = 9 }
-        """,
-        tmp_path_factory.mktemp("mixture"),
-    )
-
-
 def by_step(rows, column):
     return {
         f: np.median(rows[column][rows["step_fraction"] == f])
@@ -274,14 +248,39 @@ def by_step(rows, column):
     }
 
 
-def test_mixture_shows_the_v(mixture):
+def test_mixtures_show_the_v_and_isotropic_data_only_with_kinks(tmp_path):
+    text = """
+        [sweep]
+        seeds = [7, 8, 101]
+        zip = [["data.kind", "train.max_steps"]]
+        [data]
+        kind = ["gaussian_mixture", "isotropic"]
+        m = 10
+        d = 1000
+        alpha = 0.1
+        n_test = 0
+        [model]
+        kind = "two_layer_relu"
+        n = 100
+        [train]
+        max_steps = [5000, 10_000]
+        [evaluate]
+        kinks = ["handled", "ignored"]
+        [forget]
+        index = [0, 3, 6]
+        [unlearn]
+        step_fraction = [0.0, 0.4, 0.8, 1.0, 1.2, 1.6, 2.0]
+        """
+    mixture, _, rows, ignored = cells_of(text, tmp_path)
+    assert set(mixture["data_kind"]) == {"gaussian_mixture"}
+    assert set(ignored["kinks"]) == {"ignored"}
     epsilon = by_step(mixture, "epsilon")
     assert np.median(mixture["epsilon_train"]) <= 1e-3
     assert 0.7 <= epsilon[0.0] <= 1.2
     assert epsilon[1.0] <= 2e-3
     values = np.array(list(epsilon.values()))
-    assert np.all(np.diff(values[:5]) < 0)
-    assert np.all(np.diff(values[4:]) > 0)
+    assert np.all(np.diff(values[:4]) < 0)
+    assert np.all(np.diff(values[3:]) > 0)
     tau = by_step(mixture, "tau_retrain")
     assert min(tau, key=tau.get) == 1.0
     at_tip = mixture["step_fraction"] == 1.0
@@ -289,26 +288,6 @@ def test_mixture_shows_the_v(mixture):
     assert np.median(np.abs(gap[at_tip])) <= 0.05
     assert np.all(mixture["separated"])
 
-
-def test_isotropic_data_show_the_v_only_with_kinks(tmp_path):
-    text = """
-        [sweep]
-        seeds = [7, 8]
-        [data]
-        kind = "isotropic"
-        m = 10
-        d = 1000
-        [model]
-        kind = "two_layer_relu"
-        n = 100
-        [train]
-        max_steps = 10000
-        [evaluate]
-        kinks = ["handled", "ignored"]
-        [unlearn]
-        step_fraction = [0.0, 0.8, 1.0, 1.2]
-        """
-    rows, ignored = cells_of(text, tmp_path)
     assert np.all(rows["epsilon_train"] <= 0.05)
     assert np.all(rows["tau_train"] <= 1e-7)
     assert np.all(ignored["epsilon_train"] >= 0.3)
@@ -391,7 +370,7 @@ def test_training_stops_at_a_target_epsilon(tmp_path):
         n_test = 0
         [model]
         kind = "two_layer_relu"
-        n = 30
+        n = 40
         [train]
         max_steps = 100000
         target_epsilon = 0.01
