@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 SPEC ?= sweeps/step_size.toml
 
-.PHONY: run test browser-test lint types doctor bench bench-full gallery clean
+.PHONY: run test browser-test lint types doctor bench bench-more bench-full gallery clean
 
 run: $(STAMP)
 	$(BIN)/gaunlearn run $(SPEC)
@@ -36,13 +36,16 @@ types: $(STAMP)
 doctor: $(STAMP)
 	$(BIN)/gaunlearn doctor
 
-# Tables on the terminal and in results/bench/; docs/measurements.md holds those of full runs.
+# Tables on the terminal and in results/bench/; docs/measurements.md holds those of full runs. How
+# fast: minutes; what else was asked of the solvers and the engine: bench-more.
 bench: $(PEERS)
 	$(BIN)/python benchmarks/speed.py --quick
 	$(BIN)/python benchmarks/solvers.py --quick
 	$(BIN)/python benchmarks/roofline.py --quick
 	$(BIN)/python benchmarks/growth.py --quick
 	$(BIN)/python benchmarks/start.py --quick
+
+bench-more: $(PEERS)
 	$(BIN)/python benchmarks/reduction.py --quick
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
