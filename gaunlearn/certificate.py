@@ -169,14 +169,17 @@ def _multipliers(
     separated: Bool[Array, ""],
     ceiling: Float[Array, " m"],
 ) -> tuple[ConePoint, Float[Array, ""]]:
-    """The multipliers that leave the least residual, on as few samples as that takes, and its
-    norm. None where
-    the margins separate nothing: there is no KKT point to come near, and the solver would look for
-    it in vain, at the cost of all lanes of a batch.
+    """The multipliers that leave the least residual, on as few samples as that takes, and its norm.
+    None where the margins separate nothing: there is no KKT point to come near, and the solver
+    would look for it in vain, at the cost of all lanes of a batch.
 
     Linearly dependent gradients (duplicated directions, m > d) leave them a choice: an exact KKT
     point has some on the samples with the least margin alone, and these make delta 0 too. Copies of
     a sample have equal ones: the mean of solutions in which copies change places is a solution.
+
+    Args:
+        correlations: <theta_j, y_i x_i>, 0 where that is rounding.
+        separated: if false, nothing is computed and all is 0.
     """
     rounding = jnp.finfo(theta.dtype).eps
     exists = u[:, None] != 0
