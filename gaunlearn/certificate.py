@@ -123,7 +123,7 @@ def _ceiling(
 
 
 def _close(signed: Float[Array, "m r"], gram: Float[Array, "m m"]) -> Bool[Array, "m m"]:
-    """Which samples may be copies of each other."""
+    """Which pairs of samples may be copies of each other; none is of itself."""
     rounding = jnp.finfo(signed.dtype).eps
     # Products tell samples apart to sqrt(rounding), one blindly chosen direction to rounding.
     squares = jnp.diagonal(gram)

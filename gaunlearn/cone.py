@@ -404,7 +404,6 @@ def minimise_over_cone(
         Where that leaves the cone, its face is narrowed by what leaves. Taken if it is in the cone,
         and no worse.
         """
-
         c, multipliers, gap, to_polish = state
 
         def narrow(state):

@@ -102,7 +102,7 @@ def test_epsilon_is_that_of_nonnegative_least_squares_over_autodiff_gradients(mo
         assert found.gap <= 1e-12
 
 
-@pytest.mark.parametrize("depth", [4, 8])
+@pytest.mark.parametrize("depth", [4, 6, 8])
 def test_margins_of_deep_networks_are_not_taken_for_rounding_in_float32(depth):
     """Labels are the signs of the logits, which are right to 1e-6: such networks separate."""
     model, n = deep_relu(depth), 64

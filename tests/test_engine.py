@@ -249,12 +249,12 @@ def test_a_million_trials_are_planned_in_a_moment(tmp_path):
 
 MANY_WAYS = """
 [sweep]
-seeds = 2
+seeds = 3
 {sweep}
 [data]
 kind = ["gaussian_mixture", "isotropic", "near_duplicates"]
 m = [4, 9]
-d = [3, 8, 5000]
+d = [3, 8, 11, 5000]
 alpha = 0.1
 correlation = [0.2, 0.4]
 n_test = 2
