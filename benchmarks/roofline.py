@@ -38,9 +38,9 @@ import numpy as np
 from common import begin, descent, matmul_ceiling, median_seconds, problem, table, tell
 
 from gaunlearn.certificate import certify_at
+from gaunlearn.compiler import full_options
 from gaunlearn.limit import find_limit
 from gaunlearn.models import RELU, logits, output_weights, preactivations
-from gaunlearn.sweep.compiler import full_options
 from gaunlearn.training import Descent
 
 SHAPES = ((10, 100), (30, 100), (50, 400), (100, 400))

@@ -124,22 +124,20 @@ def slopes(model: Model, preactivation: Float[Array, "n m"]) -> Float[Array, "n 
 
 
 def output_weights(
-    model: Model, n: int, neurons: int | Int[Array, ""] | None = None
-) -> Float[Array, " n"]:
+    model: Model, n: int, neurons: int | Int[np.ndarray, "*lanes"] | None = None
+) -> Float[np.ndarray, "*lanes n"]:
     """The fixed second layer: [1] for ``linear``, alternating +-1/sqrt(n) otherwise (MYV); of deep
     networks, which train theirs, 1 for every neuron that exists.
 
     Args:
         neurons: if given, only so many of n exist; the others have u_j = 0.
     """
-    if model.is_linear:
-        return jnp.ones(1)
-    count = n if neurons is None else neurons
-    place = jnp.arange(n)
-    if model.is_deep:
-        return jnp.where(place < count, 1.0, 0.0)
-    signs = jnp.where(place % 2 == 0, 1.0, -1.0) / jnp.sqrt(jnp.asarray(count, float))
-    return jnp.where(place < count, signs, 0.0)
+    count = np.asarray(n if neurons is None else neurons)[..., None]
+    place = np.arange(n)
+    if model.is_linear or model.is_deep:
+        return np.where(place < count, 1.0, 0.0)
+    signs = np.where(place % 2 == 0, 1.0, -1.0) / np.sqrt(count)
+    return np.where(place < count, signs, 0.0)
 
 
 def upper_columns(model: Model, n: int) -> int:

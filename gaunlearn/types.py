@@ -49,7 +49,8 @@ class Coordinates(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A data set and its initial weights in reduced coordinates (see ``data.reduction``).
+    """A data set and its initial weights in reduced coordinates (see ``data.reduction``), as NumPy
+    arrays where it is made, as JAX arrays where it is used.
 
     Problems of different sizes share an array shape: samples that are not ``present`` are zero,
     neurons that do not exist have u_j = 0 and weights 0, and coordinates that are not needed are

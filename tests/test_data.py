@@ -12,6 +12,7 @@ from scipy.stats import chi, ks_2samp, kstest
 from scipy.stats import f as f_law
 
 from gaunlearn.certificate import KINK_TOLS, certify
+from gaunlearn.data import numbers
 from gaunlearn.data.distributions import draw as draw_law
 from gaunlearn.data.distributions import (
     initial_weights,
@@ -53,12 +54,13 @@ def orthonormal(rng, d, p):
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 
 
-def draw(kind, key, m, t, d, samples=None, by=None, **parameters):
-    """Coordinates of a synthetic data set, perhaps with room for more samples.
+def keys_of(seed, count):
+    """The words of so many keys."""
+    return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), count)))
 
-    Args:
-        by: what draws it; None for a function that is compiled once for a shape.
-    """
+
+def draw(kind, keys, m, t, d, samples=None, **parameters):
+    """Coordinates of synthetic data sets, perhaps with room for more samples."""
     law = (kind, 2 if kind == "clusters" else 0)
     given = (MIXTURE if kind == "gaussian_mixture" else {}) | parameters | {"d": float(d)}
     span = min(d, m + law_of(*law)[1])
@@ -66,18 +68,14 @@ def draw(kind, key, m, t, d, samples=None, by=None, **parameters):
     if samples is not None:
         span += samples - m
     room = (m if samples is None else samples, t, span, fresh_axes)
-    numbers = {name: jnp.asarray(v) for name, v in given.items()}
-    return (by or compiled_draw)(key, law, room, m, numbers)
-
-
-compiled_draw = jax.jit(draw_law, static_argnames=("kind", "room"))
+    return draw_law(keys, law, room, m, given)
 
 
 def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
     """(Coordinates, initial weights) of a synthetic data set."""
-    keys = jax.random.split(jax.random.key(seed), 1 + k)
+    keys = keys_of(seed, 1 + k)
     given = draw(kind, keys[0], m, t, d)
-    return given, np.asarray(initial_weights(keys[1:], n, given, n, float(d), scale))
+    return given, initial_weights(keys[1:], n, given, n, float(d), scale)
 
 
 def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
@@ -86,16 +84,15 @@ def explicit(m, t, d, seed=0, k=3, n=6, scale=0.5):
     x, y = sample_in_d_dimensions(rng, m + t, d)
     data = Dataset(x[:m], y[:m], x[m:], y[m:])
     given, basis = rotate(data)
-    keys = jax.random.split(jax.random.key(seed + 1), k)
-    weights = initial_weights(keys, n, given, n, float(d), scale)
-    return given, np.asarray(weights), basis, data
+    weights = initial_weights(keys_of(seed + 1, k), n, given, n, float(d), scale)
+    return given, weights, basis, data
 
 
 @pytest.mark.parametrize(("m", "t", "d"), [(5, 7, 40), (6, 9, 10), (6, 3, 4), (4, 0, 4), (3, 5, 9)])
 def test_folding_keeps_all_geometry(m, t, d):
     """Norms, inner products across initialisations and test pre-activations, also for r = d."""
     given, weights, basis, data = explicit(m, t, d)
-    got = jax.tree.map(np.asarray, reduce_problem(given, weights, output_weights(6)))
+    got = reduce_problem(given, weights, output_weights(6))
     W = lift(weights, basis, np.random.default_rng(1))
     np.testing.assert_allclose(given.data.x @ basis.T, data.x, atol=1e-13)
     np.testing.assert_allclose(given.data.x_test @ basis.T, data.x_test, atol=1e-13)
@@ -200,14 +197,10 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
         given, weights, basis, data = explicit(m, t, d)
     else:
         given, weights = sampled(kind, m, t, d)
-        exists = np.asarray(given.exists)
+        exists, found = given.exists, given.data
         basis = orthonormal(rng, d, exists.sum())
-        data = Dataset(
-            np.asarray(given.data.x)[:, exists] @ basis.T,
-            np.asarray(given.data.y),
-            np.asarray(given.data.x_test)[:, exists] @ basis.T,
-            np.asarray(given.data.y_test),
-        )
+        x, x_test = (part[:, exists] @ basis.T for part in (found.x, found.x_test))
+        data = Dataset(x, found.y, x_test, found.y_test)
     used = np.append(given.exists, np.ones(3, bool))
     starts = lift(weights[:, :, used], basis, rng)
     u, forget = output_weights(6), 2
@@ -273,9 +266,8 @@ def test_triangular_rows_have_bartletts_law(rows, d):
     entries against a Gaussian matrix's own.
     """
     columns = min(rows, d)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    own, axes = jnp.arange(float(rows)), jnp.arange(float(columns))
-    L = np.asarray(jax.vmap(lambda key: triangular_rows(key, own, axes, float(d)))(keys))
+    own, axes = np.arange(float(rows)), np.arange(float(columns))
+    L = triangular_rows(keys_of(0, 4000), own, axes, float(d))
     assert np.all(L[:, *np.triu_indices(rows, 1, columns)] == 0)
     gram = L @ L.transpose(0, 2, 1)
     Z = np.random.default_rng(0).normal(size=(4000, rows, d))
@@ -321,16 +313,10 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
     count, scale, rng = 1500, 0.5, np.random.default_rng(0)
     direct, plain = [], []
 
-    @jax.jit
-    @jax.vmap
-    def draw_all(key):
-        keys = jax.random.split(key, 3)
-        given = draw(kind, keys[0], m, t, d, by=draw_law)
-        weights = initial_weights(keys[1:], 2, given, 2, float(d), scale)
-        problem = reduce_problem(given, weights, jnp.asarray(output_weights(2)))
-        return given.data, weights, problem
-
-    data, weights, problem = jax.device_get(draw_all(jax.random.split(jax.random.key(5), count)))
+    data_keys, init_keys = keys_of(5, count), keys_of(6, 2 * count).reshape(count, 2, 2)
+    given = draw(kind, data_keys, m, t, d)
+    weights = initial_weights(init_keys, 2, given, 2, float(d), scale)
+    data, problem = given.data, reduce_problem(given, weights, output_weights(2))
     pad = weights.shape[-1] - data.x.shape[-1]
     for i in range(count):
         x, x_test = (np.pad(a[i], ((0, 0), (0, pad))) for a in (data.x, data.x_test))
@@ -350,17 +336,13 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
 
 def many(kind, m=20000, d=8, t=0, seed=3, **parameters):
     """Training samples of one large data set (the first are triangular, hence left out)."""
-    given = draw(kind, jax.random.key(seed), m, t, d, **parameters)
-    return np.asarray(given.data.x)[d + 4 :], np.asarray(given.data.y)[d + 4 :], given
+    given = draw(kind, keys_of(seed, 1)[0], m, t, d, **parameters)
+    return given.data.x[d + 4 :], given.data.y[d + 4 :], given
 
 
 def many_small(kind, count, *sizes, **parameters):
     """``count`` data sets, stacked."""
-
-    def one(key):
-        return draw(kind, key, *sizes, **parameters).data
-
-    return jax.device_get(jax.vmap(one)(jax.random.split(jax.random.key(1), count)))
+    return draw(kind, keys_of(1, count), *sizes, **parameters).data
 
 
 def close(got, want, spread, count):
@@ -378,8 +360,9 @@ def test_mixture_has_the_noise_and_labels_that_are_asked_for():
     close(np.mean(cluster != y), 0.2, 0.4, count)
     np.testing.assert_allclose(np.var(x - mean * cluster[:, None] * np.eye(8)[0], 0), 0.25 / 8,
                                rtol=5 * np.sqrt(2 / count))  # fmt: skip
-    fresh, y_fresh = np.asarray(given.data.x_test), np.asarray(given.data.y_test)
-    assert np.mean(np.sign(fresh[:, 0]) != y_fresh) < 1e-3, "fresh labels are clean"
+    assert np.mean(np.sign(given.data.x_test[:, 0]) != given.data.y_test) < 1e-3, (
+        "fresh labels are clean"
+    )
 
 
 def test_clusters_are_orthogonal_and_each_has_one_label():
@@ -446,37 +429,87 @@ def test_power_law_has_its_spectrum():
 
 
 def test_a_billion_dimensions_cost_what_a_thousand_do():
-    """Same shapes, same program; and the law of large d: unit norms, phi of order d^(-1/2)."""
-    traces = []
-
-    @jax.jit
-    def draw_one(key, d):
-        traces.append(1)
-        keys = jax.random.split(key, 3)
+    """Same shapes, same programs; and the law of large d: unit norms, phi of order d^(-1/2)."""
+    keys, compiled = keys_of(0, 3), None
+    for d in (1e3, 1e9):
         given = draw_law(keys[0], ("isotropic", 0), (10, 50, 10, 50), 10, {"d": d})
         weights = initial_weights(keys[1:], 20, given, 20, d, 0.03)
-        return reduce_problem(given, weights, jnp.asarray(output_weights(20)))
-
-    for d in (1e3, 1e9):
-        problem = draw_one(jax.random.key(0), d)
-        gram = np.asarray(problem.x @ problem.x.T)
+        problem = reduce_problem(given, weights, output_weights(20))
+        gram = problem.x @ problem.x.T
         off = np.abs(gram - np.diag(np.diag(gram))).max()
         assert problem.x.shape == (10, 12)
         assert np.abs(np.diag(gram) - 1).max() <= 6 * np.sqrt(2 / d)
         assert 1 / np.sqrt(d) <= off <= 5 / np.sqrt(d)
-        rows = np.sum(np.asarray(problem.initial_weights) ** 2, -1) / 0.03**2
+        rows = np.sum(problem.initial_weights**2, -1) / 0.03**2
         assert np.abs(rows - 1).max() <= 6 * np.sqrt(2 / d)
         overlap = np.abs(problem.initial_weights[0] @ problem.initial_weights[0].T)
         assert np.diag(overlap).min() > 0
         assert np.std(problem.test_offset) == pytest.approx(0.03 / np.sqrt(d), rel=0.2)
-    assert len(traces) == 1
+        programs = numbers._normal.cache_info().currsize
+        assert compiled in (None, programs)
+        compiled = programs
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 4097])
+def test_numbers_are_those_of_the_keys(count):
+    """However many are drawn together, each is what ``jax.random`` draws for its key."""
+    words = keys_of(2, max(count, 1))[:count]
+    some = range(0, count, max(1, count // 4))
+    place, shape = np.arange(count) * 1000, np.linspace(0.3, 50.0, count)
+    drawn = {
+        "fold_in": (numbers.folded(words, place), lambda key, i: jax.random.fold_in(key, place[i])),
+        "uniform": (numbers.uniform(words), lambda key, _: jax.random.uniform(key)),
+        "randint": (numbers.integers(words, 7), lambda key, _: jax.random.randint(key, (), 0, 7)),
+        "gamma": (numbers.gamma(words, shape), lambda key, i: jax.random.gamma(key, shape[i])),
+        "normal": (numbers.normal(words, 37), lambda key, _: jax.random.normal(key, (37,))),
+        "split": (
+            np.moveaxis(numbers.split(words, 7), 0, 1),
+            lambda key, _: jax.random.split(key, 7),
+        ),
+    }
+    for name, (got, one) in drawn.items():
+        assert len(got) == count, name
+        for i in some:
+            want = one(jax.random.wrap_key_data(jnp.asarray(words[i])), i)
+            if jnp.issubdtype(want.dtype, jax.dtypes.prng_key):
+                want = jax.random.key_data(want)
+            # Compiled with others, a logarithm may be rounded differently.
+            np.testing.assert_allclose(got[i], want, rtol=4e-15, err_msg=name)
+    assert numbers.normal(words, 0).shape == (count, 0)
 
 
 OPTIONS = {
+    "gaussian_mixture": MIXTURE,
+    "isotropic": {},
     "clusters": {"alpha": 0.1},
+    "xor": {"alpha": 0.1},
     "heavy_tailed": {"tail_dof": 3.0},
+    "correlated": {"correlation": 0.3},
     "near_duplicates": {"correlation": 0.5, "copies": 1.0},
 }
+
+
+@pytest.mark.parametrize("kind", [*OPTIONS])
+def test_lanes_change_no_number(kind):
+    """Data sets of several sizes that are drawn together are those that are drawn alone."""
+    keys, m, d = keys_of(4, 3), np.array([3, 5, 4]), np.array([40.0, 40.0, 60.0])
+    law = (kind, 2 if kind == "clusters" else 0)
+    room = (5, 6, 5 + law_of(*law)[1], 6)
+    each = {name: np.full(3, value) for name, value in OPTIONS[kind].items()} | {"d": d}
+    together = draw_law(keys, law, room, m, each)
+    init = keys_of(5, 6).reshape(3, 2, 2)
+    weights = initial_weights(init, 4, together, m, d, np.array([0.1, 0.2, 0.3]))
+    found = reduce_problem(together, weights, output_weights(4))
+    for lane in range(3):
+        numbers_of = {name: value[lane] for name, value in each.items()}
+        alone = draw_law(keys[lane], law, room, m[lane], numbers_of)
+        start = initial_weights(init[lane], 4, alone, m[lane], d[lane], [0.1, 0.2, 0.3][lane])
+        want = reduce_problem(alone, start, output_weights(4))
+        for name in ("x", "y", "present", "x_test", "y_test", "initial_weights"):
+            np.testing.assert_array_equal(getattr(found, name)[lane], getattr(want, name), name)
+        np.testing.assert_allclose(
+            found.test_offset[lane], want.test_offset, rtol=1e-13, atol=1e-16
+        )
 
 
 @pytest.mark.parametrize(
@@ -495,20 +528,19 @@ OPTIONS = {
 )
 def test_room_changes_no_number(kind, m, t, d):
     """Room for more samples, neurons and axes: what exists is the same to the bit, the rest 0."""
-    keys = jax.random.split(jax.random.key(1), 4)
+    keys = keys_of(1, 4)
     if kind == "explicit":
         tight, _, _, _ = explicit(m, t, d)
         axes = tight.data.x.shape[1] - tight.span
         wide = pad_coordinates(tight, m + 3, tight.span + 2, axes + 1)
     else:
-        options = OPTIONS.get(kind, {})
+        options = OPTIONS[kind]
         tight = draw(kind, keys[0], m, t, d, **options)
         wide = draw(kind, keys[0], m, t, d, samples=m + 3, **options)
 
     def problem_of(given, neurons):
         weights = initial_weights(keys[1:], neurons, given, 6, float(d), 0.5)
-        u = jnp.where(jnp.arange(neurons) < 6, 1.0, 0.0)
-        return jax.tree.map(np.asarray, reduce_problem(given, weights, u))
+        return reduce_problem(given, weights, np.where(np.arange(neurons) < 6, 1.0, 0.0))
 
     a, b = problem_of(tight, 6), problem_of(wide, 9)
     r, width = tight.span, b.x.shape[1]

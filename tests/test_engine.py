@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from runs import SPEC, command, finish, write
 
 import gaunlearn
+from gaunlearn import compiler
 from gaunlearn.cli import main
-from gaunlearn.sweep import compiler, machine, plan, worker
 from gaunlearn.sweep import lanes as lanes_module
+from gaunlearn.sweep import machine, plan, worker
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
     Terms,

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaunlearn import fused
+from gaunlearn.compiler import Work
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
 from gaunlearn.sweep import kernels
-from gaunlearn.sweep.compiler import Work
 from gaunlearn.training import Descent, TrainingConfig
 
 KERNELS = (Fused(by_columns=False, warps=2), Fused(by_columns=True, warps=1))

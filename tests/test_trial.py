@@ -1,6 +1,5 @@
 """The whole trial: the reduction against d dimensions, the bound, and the regimes of the design."""
 
-import jax
 import numpy as np
 import pytest
 from cases import lift, output_weights
@@ -72,8 +71,8 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
     content = section_digest(family.model, tmp_path)
     words = np.stack([key_words(f"init {which}", content, 0) for which in range(3)])
     given, basis = rotate(Dataset(x, y, x_test, y_test))
-    weights = initial_weights(jax.random.wrap_key_data(words), n, given, n, d, 0.5)
-    starts = lift(np.asarray(weights), basis, rng)
+    weights = initial_weights(words, n, given, n, d, 0.5)
+    starts = lift(weights, basis, rng)
     u, everything = output_weights(n), np.ones(m, bool)
     W = plain_descent(starts[0], u, x, y, everything, 0.1, 400)
 

@@ -11,9 +11,9 @@ factor. The samples are zero in these coordinates, so all norms and inner produc
 weights come out right and no formula elsewhere has to know.
 """
 
-import jax.numpy as jnp
+from typing import Any
+
 import numpy as np
-from jax import Array
 from jaxtyping import Float
 
 from gaunlearn.types import Coordinates, Dataset, Problem
@@ -59,31 +59,31 @@ def pad_coordinates(given: Coordinates, samples: int, span: int, fresh_axes: int
     )
 
 
-def _triangular(columns: Float[Array, "k n p"]) -> Float[Array, "k n k"]:
+def _triangular(columns: Float[np.ndarray, "*lanes k n p"]) -> Float[np.ndarray, "*lanes k n k"]:
     """For each of n, column a is that of R in the QR factorisation of its k columns.
 
     Modified Gram and Schmidt's: k is small, and all n are worked on at once.
     """
-    k = columns.shape[0]
-    rows = jnp.zeros((k, columns.shape[1], k), columns.dtype)
-    directions: list[Array] = []
+    *lanes, k, n, _ = columns.shape
+    rows = np.zeros((*lanes, k, n, k))
+    directions: list[np.ndarray] = []
     for a in range(k):
-        rest = columns[a]
+        rest = columns[..., a, :, :]
         for b, direction in enumerate(directions):
             along = (direction * rest).sum(-1)
-            rows = rows.at[a, :, b].set(along)
-            rest = rest - along[:, None] * direction
-        length = jnp.linalg.norm(rest, axis=-1)
-        rows = rows.at[a, :, a].set(length)
-        directions.append(rest / jnp.where(length > 0, length, 1.0)[:, None])
+            rows[..., a, :, b] = along
+            rest = rest - along[..., None] * direction
+        length = np.linalg.norm(rest, axis=-1)
+        rows[..., a, :, a] = length
+        directions.append(rest / np.where(length > 0, length, 1.0)[..., None])
     return rows
 
 
 def reduce_problem(
     given: Coordinates,
-    weights: Float[Array, "k n p+k"],
-    u: Float[Array, " n"],
-    upper: Float[Array, "k n e"] | None = None,
+    weights: Float[np.ndarray, "*lanes k n p+k"],
+    u: Float[np.ndarray, "*lanes n"],
+    upper: Float[np.ndarray, "*lanes k n e"] | None = None,
 ) -> Problem:
     """Keep the coordinates of the training samples' span; fold all others into k columns.
 
@@ -94,22 +94,24 @@ def reduce_problem(
         upper: columns of the layers above the first, of deep networks.
     """
     data, r = given.data, given.span
-    k, p = weights.shape[0], data.x.shape[1]
+    k, p = weights.shape[-3], data.x.shape[-1]
     if upper is None:
-        upper = jnp.zeros((*weights.shape[:2], 0), weights.dtype)
+        upper = np.zeros((*weights.shape[:-1], 0))
 
     def pad(coordinates):
-        return jnp.pad(coordinates[:, :r], ((0, 0), (0, k + upper.shape[2])))
+        room = np.zeros((*coordinates.shape[:-1], k + upper.shape[-1]))
+        return np.concatenate([coordinates[..., :r], room], axis=-1)
 
-    return Problem(
-        x=pad(data.x),
-        y=jnp.asarray(data.y),
-        present=jnp.asarray(given.present),
-        u=u,
-        x_test=pad(data.x_test),
-        y_test=jnp.asarray(data.y_test),
-        initial_weights=jnp.concatenate(
-            [weights[:, :, :r], _triangular(weights[:, :, r:]), upper], axis=2
-        ),
-        test_offset=weights[:, :, r:p] @ data.x_test[:, r:].T,
-    )
+    start = np.concatenate([weights[..., :r], _triangular(weights[..., r:]), upper], axis=-1)
+    fresh = data.x_test[..., None, :, r:]
+    made: dict[str, Any] = {
+        "x": pad(data.x),
+        "y": data.y,
+        "present": given.present,
+        "u": u,
+        "x_test": pad(data.x_test),
+        "y_test": data.y_test,
+        "initial_weights": start,
+        "test_offset": weights[..., r:p] @ fresh.swapaxes(-1, -2),
+    }
+    return Problem(**made)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gaunlearn.compiler import WORK
 from gaunlearn.fused import LEAST_SIDE, Fused, next_power, steps_by
 from gaunlearn.losses import Loss
 from gaunlearn.models import Model, output_weights
-from gaunlearn.sweep.compiler import WORK
 from gaunlearn.training import Descent, TrainingConfig
 
 __all__ = ["choose"]
@@ -55,7 +55,7 @@ def _round(
         max_steps=_TRIED_STEPS,
         check_every=_TRIED_STEPS,
     )
-    u, keep = output_weights(model, n).astype(dtype), jnp.ones(m, bool)
+    u, keep = jnp.asarray(output_weights(model, n), dtype), jnp.ones(m, bool)
 
     def one(w, x):
         steps = None if how is None else steps_by(how, model, loss, optimizer)

@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from gaunlearn.sweep.compiler import WORK, full_options, quick_options
+from gaunlearn.compiler import WORK, full_options, quick_options
 from gaunlearn.sweep.rehearsal import Rehearsal
 from gaunlearn.sweep.traced import Compiled, program_of, traced
 

@@ -80,6 +80,8 @@ def drop_programs_if_crowded() -> None:
     if held > allowed // 2:
         forget_programs()
         jax.clear_caches()
+        # Programs lie in cycles, which are looked for rarely (``rare_collections``).
+        gc.collect()
 
 
 @contextmanager

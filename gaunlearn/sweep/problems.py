@@ -1,14 +1,12 @@
 """Problems of a sweep as arrays: their sizes, and one seed's data and initial weights."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
-from jax.sharding import SingleDeviceSharding
 
 from gaunlearn.data.distributions import (
     draw,
@@ -17,6 +15,7 @@ from gaunlearn.data.distributions import (
     law_of,
     power_law,
 )
+from gaunlearn.data.numbers import Keys
 from gaunlearn.data.real import relu_features
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.models import (
@@ -27,9 +26,7 @@ from gaunlearn.models import (
     output_weights,
     upper_columns,
 )
-from gaunlearn.sweep.compiler import WORK, full_options, quick_options
 from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
-from gaunlearn.sweep.lanes import batch_of, map_lanes, pad_to_capacity
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
     BundledData,
@@ -42,18 +39,13 @@ from gaunlearn.sweep.sections import (
     SyntheticData,
 )
 from gaunlearn.sweep.shapes import Size
-from gaunlearn.sweep.traced import Compiled, program_of, register, traced
 from gaunlearn.trial import INITIALISATIONS
 from gaunlearn.types import Coordinates, Dataset, Problem
 
 __all__ = ["build_problems", "data_size", "empty_problems", "model_of", "size_of"]
 
-# Entries of samples and of W(0), in all its initialisations, that are drawn at a time: 32 MB; and
-# how many cost less than the operations that draw them.
-_ENTRIES_PER_BATCH = 4_000_000
-_LEAST_ENTRIES = 10_000
-
-register(Problem)
+# Entries of samples and of W(0), in all its initialisations, that are drawn at a time: 32 MB.
+_ENTRIES = 4_000_000
 
 
 def model_of(section: Any) -> Model:
@@ -116,111 +108,31 @@ def size_of(data: Any, model: Any, directory: Path) -> Size:
     return Size(m, _neurons(model), span, fresh)
 
 
-def _upper_scale(model: Any) -> np.float64:
-    return np.float64(getattr(model, "upper_scale", 1.0))
-
-
 def _neurons(model: Any) -> int:
     return 1 if isinstance(model, LinearModel) else model.n
 
 
-def _reduced(
-    model: Model, given: Coordinates, weights: Array, keys: Array, n: Any, upper_scale: Any
+def _problems(
+    sections: Sequence[Any], given: Coordinates, keys: Keys, d: np.ndarray, neurons: int
 ) -> Problem:
-    """A problem of n neurons, with the layers above the first if there are any."""
-    neurons, upper = weights.shape[1], None
-    if model.is_deep:
-        upper = initial_upper(keys, neurons, model.hidden - 1, n, upper_scale)
-    return reduce_problem(given, weights, output_weights(model, neurons, n), upper)
-
-
-class _Numbers(NamedTuple):
-    """What synthetic problems of one program differ in."""
-
-    data_key: Any
-    init_keys: Any
-    m: Any
-    n: Any
-    law: dict[str, Any]
-    scale: Any
-    upper_scale: Any
-
-
-def _sampled(
-    law: tuple[str, int],
-    model: Model,
-    n_test: int,
-    room: Size,
-    batch: int,
-    numbers: _Numbers,
-    count: Array,
-) -> Problem:
-    """Synthetic problems; all sizes are traced, so that one program serves many."""
-
-    def one(lane):
-        key = jax.random.wrap_key_data(lane.data_key)
-        shape = (room.samples, n_test, room.span, room.fresh_axes)
-        given = draw(key, law, shape, lane.m, lane.law)
-        keys = jax.random.wrap_key_data(lane.init_keys)
-        weights = initial_weights(keys, room.neurons, given, lane.n, lane.law["d"], lane.scale)
-        return _reduced(model, given, weights, keys, lane.n, lane.upper_scale)
-
-    return map_lanes(one, numbers, count, batch)
-
-
-# Entries of weights and samples that a quickly compiled sampler may draw, all calls together: about
-# where it has lost what its compiler saved. A seed's problem serves all its trials, and most sweeps
-# have few seeds.
-_QUICK_ENTRIES = 100_000_000
-
-
-def _sampler(
-    law: tuple[str, int],
-    model: Model,
-    n_test: int,
-    room: Size,
-    batch: int,
-    quick: bool,
-    tree: Any,
-    shapes: tuple[Any, ...],
-) -> Compiled:
-    """``_sampled`` on the leaves of (numbers, count), compiled.
+    """Data sets with initial weights, all stacked.
 
     Args:
-        quick: whether to save the compiler's time rather than the program's.
-        tree: of (numbers, count).
-        shapes: and types of its leaves.
+        sections: the [model] of each; they differ in numbers only.
+        given: the data sets.
+        keys: of each one's initialisations.
+        d: their features.
+        neurons: room for them.
     """
-    device = jax.local_devices()[0]
-    options = quick_options() if quick else full_options()
-
-    def on_leaves(*leaves):
-        return _sampled(law, model, n_test, room, batch, *jax.tree.unflatten(tree, leaves))
-
-    name = f"{_sampled.__module__} {law!r} {model!r} {n_test} {room!r} {batch} {tree!r}"
-    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    places = [SingleDeviceSharding(device)] * len(arguments)
-    return traced(jax.jit(on_leaves, compiler_options=options), name, arguments, places, options)
-
-
-@partial(jax.jit, static_argnames=("span", "model", "neurons"))
-def _given(
-    data: Dataset,
-    present: Array,
-    exists: Array,
-    span: int,
-    model: Model,
-    neurons: int,
-    keys: Array,
-    n: Array,
-    d: Array,
-    scale: Array,
-    upper_scale: Array,
-) -> Problem:
-    given = Coordinates(data, span, present, exists)
-    init_keys = jax.random.wrap_key_data(keys)
-    weights = initial_weights(init_keys, neurons, given, n, d, scale)
-    return _reduced(model, given, weights, init_keys, n, upper_scale)
+    model = model_of(sections[0])
+    n = np.array([_neurons(each) for each in sections])
+    scale = np.array([each.init_scale for each in sections])
+    weights = initial_weights(keys, neurons, given, n, d, scale)
+    upper = None
+    if model.is_deep:
+        upper_scale = np.array([each.upper_scale for each in sections])
+        upper = initial_upper(keys, neurons, model.hidden - 1, n, upper_scale)
+    return reduce_problem(given, weights, output_weights(model, neurons, n), upper)
 
 
 def _init_keys(model: Any, seed: int, directory: Path) -> np.ndarray:
@@ -238,14 +150,27 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
         room: the arrays' shape; at least ``size_of`` each.
         directory: what relative paths refer to.
     """
-    data = wanted[0][0]
-    with jax.enable_x64(True):
-        if isinstance(data, SyntheticData):
-            stacked = _build_synthetic(wanted, room, directory)
-        else:
-            each = [_build_given(*one, room, directory) for one in wanted]
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-    return stacked
+    axes = room.span + room.fresh_axes
+    n_test = data_size(wanted[0][0], directory)[2]
+    entries = (INITIALISATIONS * room.neurons + room.samples + n_test) * axes
+    batch = max(1, _ENTRIES // max(entries, 1))
+    parts = [
+        _built(wanted[first : first + batch], room, directory)
+        for first in range(0, len(wanted), batch)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _built(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path) -> Problem:
+    data, models, seeds = zip(*wanted, strict=True)
+    if isinstance(data[0], SyntheticData):
+        given, d = _sampled(data, seeds, room, directory)
+    else:
+        given, d = _read(data, seeds, room, directory)
+    keys = np.stack(
+        [_init_keys(model, seed, directory) for model, seed in zip(models, seeds, strict=True)]
+    )
+    return _problems(models, given, keys, d, room.neurons)
 
 
 def empty_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path) -> Problem:
@@ -269,38 +194,19 @@ def empty_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
     )
 
 
-def _build_synthetic(
-    wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path
-) -> Problem:
-    first, model, _ = wanted[0]
-    lanes = [
-        _Numbers(
-            key_words("data", section_digest(data, directory), seed),
-            _init_keys(model, seed, directory),
-            np.int64(data.m),
-            np.int64(_neurons(model)),
-            {name: np.float64(value) for name, value in data.numbers.items()},
-            np.float64(model.init_scale),
-            _upper_scale(model),
-        )
-        for data, model, seed in wanted
+def _sampled(
+    data: Sequence[SyntheticData], seeds: Sequence[int], room: Size, directory: Path
+) -> tuple[Coordinates, np.ndarray]:
+    """Synthetic data sets, stacked, and d of each."""
+    keys = [
+        key_words("data", section_digest(each, directory), seed)
+        for each, seed in zip(data, seeds, strict=True)
     ]
-    count = len(lanes)
-    numbers = pad_to_capacity(
-        jax.tree.map(lambda *leaves: np.stack(leaves), *lanes), ("problems", model_of(model), room)
-    )
-    axes = room.span + room.fresh_axes
-    entries = (INITIALISATIONS * room.neurons + room.samples + first.n_test) * axes
-    batch = batch_of(
-        count, len(numbers.m), _LEAST_ENTRIES // entries, _ENTRIES_PER_BATCH // entries
-    )
-    leaves, tree = jax.tree.flatten((numbers, np.asarray(count)))
-    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    key = first.law, model_of(model), first.n_test, room
-    quick = WORK.stays_quick((_sampler, key), count * entries, _QUICK_ENTRIES)
-    how = *key, batch, quick, tree, shapes
-    made = program_of((_sampler, how), lambda: _sampler(*how))(*leaves)
-    return jax.tree.map(lambda leaf: leaf[:count], jax.device_get(made))
+    each = [section.numbers for section in data]
+    numbers = {name: np.array([found[name] for found in each]) for name in each[0]}
+    shape = (room.samples, data[0].n_test, room.span, room.fresh_axes)
+    m = np.array([section.m for section in data])
+    return draw(np.stack(keys), data[0].law, shape, m, numbers), numbers["d"]
 
 
 def _drawn(data: BundledData | PowerLawData | FileData, seed: int, directory: Path) -> Dataset:
@@ -318,24 +224,24 @@ def _drawn(data: BundledData | PowerLawData | FileData, seed: int, directory: Pa
     return relu_features(found, data.random_features, key_words("features", content, seed))
 
 
-def _build_given(data: Any, model: Any, seed: int, room: Size, directory: Path) -> Problem:
-    if isinstance(data, FileData) and data.random_features is None:
-        given, d = _rotated_file(data, directory, file_digest(data, directory))
-    else:
-        given, basis = rotate(_drawn(data, seed, directory))
-        d = basis.shape[0]
-    given = pad_coordinates(given, room.samples, room.span, room.fresh_axes)
-    made = _given(
-        given.data,
-        given.present,
-        given.exists,
-        given.span,
-        model_of(model),
-        room.neurons,
-        _init_keys(model, seed, directory),
-        np.int64(_neurons(model)),
-        np.float64(d),
-        np.float64(model.init_scale),
-        _upper_scale(model),
+def _read(
+    data: Sequence[Any], seeds: Sequence[int], room: Size, directory: Path
+) -> tuple[Coordinates, np.ndarray]:
+    """Data sets that are not drawn in coordinates, stacked, and d of each."""
+    each, d = [], []
+    for section, seed in zip(data, seeds, strict=True):
+        if isinstance(section, FileData) and section.random_features is None:
+            given, features = _rotated_file(section, directory, file_digest(section, directory))
+        else:
+            given, basis = rotate(_drawn(section, seed, directory))
+            features = basis.shape[0]
+        each.append(pad_coordinates(given, room.samples, room.span, room.fresh_axes))
+        d.append(features)
+    datasets = zip(*(given.data for given in each), strict=True)
+    stacked = Coordinates(
+        Dataset(*(np.stack(leaves) for leaves in datasets)),
+        room.span,
+        np.stack([given.present for given in each]),
+        np.stack([given.exists for given in each]),
     )
-    return jax.device_get(made)
+    return stacked, np.array(d)

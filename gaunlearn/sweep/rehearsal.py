@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from gaunlearn.sweep.compiler import WORK
+from gaunlearn.compiler import WORK
 
 __all__ = ["Rehearsal", "rehearsed"]
 

@@ -28,7 +28,7 @@ import jax.export
 import jaxlib
 import numpy as np
 
-from gaunlearn.sweep.compiler import Options
+from gaunlearn.compiler import Options
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 

@@ -1,0 +1,124 @@
+"""Random numbers in bulk, NumPy in and out: each row has a key of its own, so that neither what is
+drawn beside it nor in which order changes a number. The numbers are ``jax.random``'s.
+
+Keys are the words of threefry keys, (..., 2). What is asked for goes through programs of few
+shapes, a part at a time: they are compiled once on a machine, not once for every sweep.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, UInt32
+
+from gaunlearn.compiler import full_options, quick_options
+
+__all__ = ["Keys", "folded", "gamma", "integers", "normal", "split", "uniform"]
+
+Keys = UInt32[np.ndarray, "*lanes 2"]
+
+# Rows of a program that draws one number for each, and entries of one that draws many: calls of
+# these take a CPU a millisecond, and accelerators want more at a time.
+_ROWS = 1 << 12
+_ENTRIES = {"cpu": 1 << 16}
+_ENTRIES_ELSEWHERE = 1 << 22
+_LEAST_COLUMNS = 16
+
+
+def _key(words: Array) -> Array:
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def _program(one: Callable[..., Array], options: dict[str, Any]) -> Callable[..., Array]:
+    return jax.jit(jax.vmap(one), compiler_options=options)
+
+
+@cache
+def _folding() -> Callable[..., Array]:
+    def one(words, number):
+        return jax.random.key_data(jax.random.fold_in(_key(words), number))
+
+    return _program(one, full_options())
+
+
+@cache
+def _uniform() -> Callable[..., Array]:
+    return _program(lambda words: jax.random.uniform(_key(words)), full_options())
+
+
+@cache
+def _integers(below: int) -> Callable[..., Array]:
+    def one(words):
+        return jax.random.randint(_key(words), (), 0, below)
+
+    return _program(one, quick_options())
+
+
+@cache
+def _gamma() -> Callable[..., Array]:
+    # The compiler takes longer over it than over all others, and there is little to draw.
+    return _program(lambda words, a: jax.random.gamma(_key(words), a), quick_options())
+
+
+@cache
+def _normal(columns: int) -> Callable[..., Array]:
+    def one(words):
+        return jax.random.normal(_key(words), (columns,))
+
+    return _program(one, full_options())
+
+
+def _in_parts(program: Callable[..., Array], rows: int, keys: Keys, *numbers: Any) -> np.ndarray:
+    """Call a program of so many rows as often as it takes; keys and numbers are broadcast."""
+    lanes = np.broadcast_shapes(keys.shape[:-1], *(np.shape(each) for each in numbers))
+    flat: list[np.ndarray] = [np.broadcast_to(keys, (*lanes, 2)).reshape(-1, 2)]
+    flat += [np.broadcast_to(each, lanes).reshape(-1) for each in numbers]
+    count, made = len(flat[0]), []
+    for first in range(0, max(count, 1), rows):
+        part = [each[first : first + rows] for each in flat]
+        room = rows - len(part[0])
+        full = [
+            np.pad(each, ((0, room), *[(0, 0)] * (each.ndim - 1)), constant_values=1)
+            for each in part
+        ]
+        with jax.enable_x64(True):
+            made.append(program(*full))
+    drawn = np.concatenate([np.asarray(each) for each in made])[:count]
+    return drawn.reshape(*lanes, *drawn.shape[1:])
+
+
+def folded(keys: Keys, numbers: Int[np.ndarray, "*lanes"] | int) -> Keys:
+    """Keys of their own for each pair of a key and a number, broadcast: ``jax.random.fold_in``."""
+    return _in_parts(_folding(), _ROWS, keys, numbers)
+
+
+def split(keys: Keys, count: int) -> UInt32[np.ndarray, "count *lanes 2"]:
+    """``count`` keys for each: ``jax.random.split``, whose i-th is the key folded with i."""
+    return np.moveaxis(folded(keys[..., None, :], np.arange(count)), -2, 0)
+
+
+def uniform(keys: Keys) -> Float[np.ndarray, "*lanes"]:
+    """A number from [0, 1) for each key."""
+    return _in_parts(_uniform(), _ROWS, keys)
+
+
+def integers(keys: Keys, below: int) -> Int[np.ndarray, "*lanes"]:
+    """One of 0, ..., ``below`` - 1 for each key."""
+    return _in_parts(_integers(below), _ROWS, keys)
+
+
+def gamma(keys: Keys, shape: Float[np.ndarray, "*lanes"]) -> Float[np.ndarray, "*lanes"]:
+    """A Gamma(shape, 1) number for each pair of a key and a shape, broadcast."""
+    return _in_parts(_gamma(), _ROWS, keys, shape)
+
+
+def normal(keys: Keys, columns: int) -> Float[np.ndarray, "*lanes columns"]:
+    """A row of N(0, 1) numbers for each key; more columns change none of the first."""
+    if columns == 0:
+        return np.zeros((*keys.shape[:-1], 0))
+    room = max(_LEAST_COLUMNS, 1 << (columns - 1).bit_length())
+    entries = _ENTRIES.get(jax.default_backend(), _ENTRIES_ELSEWHERE)
+    return _in_parts(_normal(room), max(1, entries // room), keys)[..., :columns]
