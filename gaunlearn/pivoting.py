@@ -28,6 +28,9 @@ _CHANCES = 3
 _SLACK_UNITS = 100
 # A system is solved again from a fresh residual.
 _SOLVES = 2
+# A residual of so many units of rounding is noise: steps that follow it go far astray along
+# directions that have next to no curvature.
+_NOISE_UNITS = 2
 # Curvature of so many units of rounding, relative to the largest there can be, is none.
 _FLAT_UNITS = 10
 
@@ -54,7 +57,7 @@ def _solve(
     own = jnp.where(free, jnp.diagonal(matrix), 0.0)
     scale = jnp.where(own > 0, jax.lax.rsqrt(jnp.where(own > 0, own, 1.0)), 0.0)
     scaled, right = scale[:, None] * matrix * scale, scale * targets
-    goal = (0.1 * rounding) ** 2 * (right @ right)
+    goal = (_NOISE_UNITS * rounding) ** 2 * (right @ right)
     # The scaled matrix has eigenvalues up to m: directions without curvature to rounding end it.
     flat = _FLAT_UNITS * rounding * len(targets)
 

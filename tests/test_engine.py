@@ -1,8 +1,10 @@
 """The sweep engine: shapes, lanes, devices, batches, shards and the plan."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import jax
@@ -18,7 +20,7 @@ import gaunlearn
 from gaunlearn import compiler
 from gaunlearn.cli import main
 from gaunlearn.sweep import lanes as lanes_module
-from gaunlearn.sweep import machine, plan, worker
+from gaunlearn.sweep import machine, plan, traced, worker
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
     Terms,
@@ -448,6 +450,24 @@ def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
     assert run("often", share // 40) == "quick_options"
     assert run("often", share // 40) == "quick_options"
     assert run("often", share // 40) == "full_options"
+
+
+def test_programs_are_dropped_before_their_memory_maps_run_out(monkeypatch):
+    """At once, though Python looks rarely for objects that refer to each other."""
+    lanes = np.arange(2.0)
+    run_in_turns(doubled, "dropped", lanes, (), Terms(1, 8, 8000), 1, 0)
+    some = [weakref.ref(made.result()) for made in traced._programs.values()]
+    gc.disable()
+    try:
+        monkeypatch.setattr(machine, "_memory_maps", lambda: (49, 100))
+        machine.drop_programs_if_crowded()
+        assert all(program() is not None for program in some)
+        monkeypatch.setattr(machine, "_memory_maps", lambda: (51, 100))
+        machine.drop_programs_if_crowded()
+        assert some
+        assert all(program() is None for program in some)
+    finally:
+        gc.enable()
 
 
 def test_options_that_a_compiler_does_not_know_are_left_out(monkeypatch):

@@ -83,14 +83,16 @@ def test_a_batch_gives_each_lane_what_it_gives_alone():
         )
 
 
-def test_of_many_solutions_the_one_of_least_norm_is_found():
-    """Every variable twice: halves of each, in whatever scale the copies are."""
-    a, _ = drawn(1, 6, 20)
-    b = a @ np.arange(1.0, 7.0)
-    got = pivoted(np.hstack([a, a]), b)
-    assert got.ended
-    halves = np.asarray(got.solution).reshape(2, 6)
-    np.testing.assert_allclose(halves, 0.5 * np.arange(1.0, 7.0) * np.ones((2, 1)), rtol=1e-9)
+@pytest.mark.parametrize(("m", "rows"), [(6, 20), (30, 60)])
+def test_of_many_solutions_the_one_of_least_norm_is_found(m, rows):
+    """Every variable twice: halves of each, however the products of the copies are rounded."""
+    for seed in range(20):
+        a, _ = drawn(seed, m, rows)
+        single = np.arange(1.0, m + 1)
+        got = pivoted(np.hstack([a, a]), a @ single)
+        assert got.ended
+        halves = np.asarray(got.solution).reshape(2, m)
+        np.testing.assert_allclose(halves, 0.5 * single * np.ones((2, 1)), rtol=1e-9)
 
 
 def test_a_matrix_of_zeros_has_the_solution_zero():

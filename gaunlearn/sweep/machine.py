@@ -65,18 +65,22 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
+def _memory_maps() -> tuple[int, int]:
+    """How many this process has, and how many it may have; where nothing tells, 0 and 0."""
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        return Path("/proc/self/maps").read_bytes().count(b"\n"), allowed
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def drop_programs_if_crowded() -> None:
     """Let go of compiled programs when the process has half the memory maps that Linux allows it.
 
     XLA's CPU compiler takes some thousands for the stages of one shape, and a process that runs
     out of them dies.
     """
-    try:
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-        with Path("/proc/self/maps").open("rb") as maps:
-            held = sum(1 for _ in maps)
-    except (OSError, ValueError):
-        return
+    held, allowed = _memory_maps()
     if held > allowed // 2:
         forget_programs()
         jax.clear_caches()
