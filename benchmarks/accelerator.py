@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import roofline
-from common import begin, descent, median_seconds, problem, table, tell
+from common import begin, descent, keys_of, median_seconds, problems, table, tell
 
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
@@ -57,8 +57,7 @@ def descent_of(batch, dtype, many_steps=None):
 
 def given_networks(m, n, trials):
     """Initial weights, samples and labels of some problems."""
-    keys = jax.random.split(jax.random.key(0), trials)
-    made = jax.jit(jax.vmap(lambda key: problem("gaussian_mixture", key, m, 1000.0, n)))(keys)
+    made = problems("gaussian_mixture", keys_of(0, trials), m, 1000.0, n)
     return made.initial_weights[:, 0], made.x, made.y
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaunlearn.data.distributions import draw, initial_weights, law_of
+from gaunlearn.data.numbers import split
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
@@ -32,15 +33,20 @@ INIT_SCALE = 0.03
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 
 
-def problem(kind, key, m, d, n):
-    """One reduced problem with one initialisation; d may be traced."""
-    data_key, init_key = jax.random.split(key)
+def keys_of(seed, count):
+    """The words of so many keys."""
+    return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), count)))
+
+
+def problems(kind, keys, m, d, n):
+    """A reduced problem for each key, stacked, with one initialisation; d may be one for each."""
+    data_keys, init_keys = split(keys, 2)
     law = (kind, 0)
     parameters = {"d": d} | (MIXTURE if kind == "gaussian_mixture" else {})
-    room = (m, 0, m + law_of(*law)[1], 0)
-    given = draw(data_key, law, room, m, {k: jnp.asarray(v, float) for k, v in parameters.items()})
-    weights = initial_weights(init_key[None], n, given, n, d, INIT_SCALE)
-    return reduce_problem(given, weights, output_weights(RELU, n))
+    given = draw(data_keys, law, (m, 0, m + law_of(*law)[1], 0), m, parameters)
+    weights = initial_weights(init_keys[:, None], n, given, n, d, INIT_SCALE)
+    u = np.broadcast_to(output_weights(RELU, n), (len(keys), n))
+    return jax.tree.map(jnp.asarray, reduce_problem(given, weights, u))
 
 
 def descent(kind, steps, **others):

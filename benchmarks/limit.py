@@ -20,7 +20,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, problem, table
+from common import begin, descent, keys_of, problems, table
 
 from gaunlearn.certificate import certify, one_minus_cosine
 from gaunlearn.limit import STATUSES, find_limit
@@ -49,13 +49,13 @@ def descend_and_solve(kind, model, weights, u, x, y, keep, steps):
     }
 
 
-@partial(jax.jit, static_argnames=("kind", "samples", "neurons"))
-def solve_batch(kind, samples, neurons, keys, m, d, n):
-    """Problems of m samples and n neurons each, padded to ``samples`` and ``neurons``."""
+@partial(jax.jit, static_argnames="kind")
+def solve_batch(kind, given, m, n):
+    """Of larger problems, the first m samples and n neurons of each."""
+    samples, neurons = given.y.shape[1], given.u.shape[1]
 
     def one(lane):
-        key, m, d, n = lane
-        given = problem(kind, key, samples, d, neurons)
+        given, m, n = lane
         keep, used = jnp.arange(samples) < m, jnp.arange(neurons) < n
         u = jnp.where(used, output_weights(RELU, neurons) * jnp.sqrt(neurons / n), 0.0)
         weights = jnp.where(used[:, None], given.initial_weights[0], 0.0)
@@ -63,7 +63,7 @@ def solve_batch(kind, samples, neurons, keys, m, d, n):
         x = jnp.where(keep[:, None], given.x, 0.0)
         return descend_and_solve(kind, RELU, weights, u, x, given.y, keep, 1000)
 
-    return jax.lax.map(one, (keys, m, d, n), batch_size=LANES)
+    return jax.lax.map(one, (given, m, n), batch_size=LANES)
 
 
 def log_uniform(rng, low, high, size):
@@ -78,7 +78,7 @@ def solve_many(count):
         m = log_uniform(rng, 2, 101, half).astype(int)
         n = log_uniform(rng, 2, 401, half).astype(int)
         d = np.maximum(np.floor(m * log_uniform(rng, 1.5, 1000, half)), m + 1.0)
-        keys = jax.random.split(jax.random.key(rng.integers(2**31)), half)
+        keys = keys_of(rng.integers(2**31), half)
         found = []
         for lowest_m, samples in pairwise(SAMPLES):
             for lowest_n, neurons in pairwise(NEURONS):
@@ -86,8 +86,8 @@ def solve_many(count):
                 inside &= (m > lowest_m) | (lowest_m == SAMPLES[0])
                 inside &= (n > lowest_n) | (lowest_n == NEURONS[0])
                 chosen = np.flatnonzero(inside)
-                lanes = keys[chosen], m[chosen], d[chosen], n[chosen]
-                got = jax.device_get(solve_batch(kind, samples, neurons, *lanes))
+                given = problems(kind, keys[chosen], samples, d[chosen], neurons)
+                got = jax.device_get(solve_batch(kind, given, m[chosen], n[chosen]))
                 found.append(got)
                 jax.clear_caches()
                 print(
@@ -171,13 +171,12 @@ def solve_hard(lanes):
     table("Harder problems, isotropic, those that 3000 steps of descent separate", rows)
 
 
-@partial(jax.jit, static_argnames=("kind", "m", "n", "stops"))
-def follow_batch(kind, m, d, n, stops, keys):
-    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+@partial(jax.jit, static_argnames=("kind", "stops"))
+def follow_batch(kind, stops, batch):
+    keep = jnp.ones(batch.y.shape[1], bool)
 
-    def one(key):
-        given = problem(kind, key, m, d, n)
-        x, y = given.x, given.y
+    def one(given):
+        u, x, y = given.u, given.x, given.y
         weights, done, distances, limits = given.initial_weights[0], 0, [], []
         for stop in stops:
             settings = descent(kind, stop - done)
@@ -191,7 +190,7 @@ def follow_batch(kind, m, d, n, stops, keys):
             one_minus_cosine(limits[0], limits[-1]),
         )
 
-    return jax.lax.map(one, keys, batch_size=LANES)
+    return jax.lax.map(one, batch, batch_size=LANES)
 
 
 def follow_training(lanes):
@@ -199,8 +198,8 @@ def follow_training(lanes):
     rows = []
     for kind in KINDS:
         for m, d, n in ((5, 100, 20), (10, 100, 100), (10, 1000, 100), (20, 40, 50)):
-            keys = jax.random.split(jax.random.key(m + d), lanes)
-            got = jax.device_get(follow_batch(kind, m, float(d), n, stops, keys))
+            batch = problems(kind, keys_of(m + d, lanes), m, float(d), n)
+            got = jax.device_get(follow_batch(kind, stops, batch))
             separated, distances, apart = got
             parted = separated & ~(apart < 1e-12)
             same = separated & ~parted

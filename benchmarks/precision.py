@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, problem, table
+from common import begin, descent, keys_of, problems, table
 
 import gaunlearn
 import gaunlearn.limit as limit_solver
 from gaunlearn.certificate import certify
-from gaunlearn.models import RELU, output_weights
+from gaunlearn.models import RELU
 from gaunlearn.training import Descent
 
 MIXTURE = 'kind = "gaussian_mixture"\nalpha = 0.1\nn_test = 0'
@@ -86,13 +86,12 @@ def compare_trials(seeds):
     table("Float32 against float64, per certificate of the unlearned network", rows)
 
 
-@partial(jax.jit, static_argnames=("kind", "m", "n", "solves"))
-def solve_narrow(kind, m, n, solves, keys, d):
-    u, keep = output_weights(RELU, n), jnp.ones(m, bool)
+@partial(jax.jit, static_argnames=("kind", "solves"))
+def solve_narrow(kind, solves, batch):
+    keep = jnp.ones(batch.y.shape[1], bool)
 
-    def one(key):
-        given = problem(kind, key, m, d, n)
-        x, y = given.x, given.y
+    def one(given):
+        u, x, y = given.u, given.x, given.y
         start = given.initial_weights[0]
         weights = Descent(RELU, descent(kind, 1000), start, u, x, y, keep).run().weights
         narrow = [jnp.asarray(a, jnp.float32) for a in (weights, u, x, y)]
@@ -101,17 +100,17 @@ def solve_narrow(kind, m, n, solves, keys, d):
         checked = certify(RELU, *wide, keep, jnp.asarray([1e-4]), jnp.asarray(1.0))
         return limit.status, limit.iterations, checked.epsilon, checked.delta
 
-    return jax.lax.map(one, keys, batch_size=8)
+    return jax.lax.map(one, batch, batch_size=8)
 
 
 def compare_refinement(lanes):
     shipped, rows = limit_solver._SOLVES, []
     for kind in ("isotropic", "gaussian_mixture"):
         for m, d, n in ((10, 1000, 100), (40, 100, 100)):
-            keys = jax.random.split(jax.random.key(m), lanes)
+            batch = problems(kind, keys_of(m, lanes), m, float(d), n)
             for solves in (1, 2, 3):
                 limit_solver._SOLVES = solves
-                found = jax.device_get(solve_narrow(kind, m, n, solves, keys, float(d)))
+                found = jax.device_get(solve_narrow(kind, solves, batch))
                 status, iterations, epsilon, delta = found
                 named = Counter(limit_solver.STATUSES[s] for s in status)
                 rows.append(

@@ -25,8 +25,9 @@ from common import (
     STEP_SIZE,
     begin,
     descent,
+    keys_of,
     matmul_ceiling,
-    problem,
+    problems,
     seconds,
     table,
     tell,
@@ -48,8 +49,7 @@ BUDGET, LANES = 1 << 30, 16
 
 
 def reduced_batch(m, n, d, lanes):
-    keys = jax.random.split(jax.random.key(0), lanes)
-    made = jax.jit(jax.vmap(lambda key: problem(KIND, key, m, float(d), n)))(keys)
+    made = problems(KIND, keys_of(0, lanes), m, float(d), n)
     r = m + 1
     return made.initial_weights[:, 0, :, :r], made.x[:, :, :r], made.y
 

@@ -35,7 +35,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, matmul_ceiling, median_seconds, problem, table, tell
+from common import begin, descent, keys_of, matmul_ceiling, median_seconds, problems, table, tell
 
 from gaunlearn.certificate import certify_at
 from gaunlearn.compiler import full_options
@@ -69,8 +69,7 @@ def copy_ceilings():
 
 def isotropic_networks(m, n, lanes):
     """Initial weights, samples and labels of isotropic problems: trained, they are on kinks."""
-    keys = jax.random.split(jax.random.key(0), lanes)
-    made = jax.jit(jax.vmap(lambda key: problem("isotropic", key, m, 1000.0, n)))(keys)
+    made = problems("isotropic", keys_of(0, lanes), m, 1000.0, n)
     return made.initial_weights[:, 0], made.x, made.y
 
 

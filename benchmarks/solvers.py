@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, problem, spread, table, tell, timed
+from common import begin, descent, keys_of, problems, spread, table, tell, timed
 from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
 
 from gaunlearn.certificate import certify_at
@@ -32,12 +32,6 @@ ENTRIES = 1 << 16
 # A solver that takes one problem after the other is timed on so many of a batch.
 ENOUGH = 100
 REPEATS = 5
-
-
-def problems(m, d, n, count):
-    """A batch of reduced problems."""
-    keys = jax.random.split(jax.random.key(0), count)
-    return jax.jit(jax.vmap(lambda key: problem(KIND, key, m, float(d), n)))(keys)
 
 
 def by_batches(one, given, entries):
@@ -62,7 +56,7 @@ def limits(signed):
 def compare_hard_margin(shapes, batches):
     """A row for each solver."""
     for m, d in shapes:
-        every = problems(m, d, 1, max(batches))
+        every = problems(KIND, keys_of(0, max(batches)), m, float(d), 1)
         everything = np.asarray(every.y[:, :, None] * every.x[:, :, : m + 1])
         solvers = {name: make((m, m + 1)) for name, make in HARD_MARGIN.items()}
         for count in batches:
@@ -130,7 +124,7 @@ def epsilons_by_scipy(w, x, y, delta):
 def compare_multipliers(shapes, batches, steps=1000):
     """A row for each batch."""
     for m, d, n in shapes:
-        given = problems(m, d, n, max(batches))
+        given = problems(KIND, keys_of(0, max(batches)), m, float(d), n)
         every = trained(given, steps), given.x, given.y
         for name, delta in (("nnls", np.inf), ("lsq_linear", 1e-3)):
             for count in batches:
