@@ -42,7 +42,7 @@ LAYERS = [
     {"sweep.rehearsal"},
     {"sweep.traced"},
     {"sweep.parts"},
-    {"sweep.identity", "sweep.place", "sweep.memory"},
+    {"sweep.identity", "sweep.place", "sweep.host"},
     {"sweep.samples", "sweep.tally"},
     {"sweep.reader", "sweep.predicate"},
     {"sweep.grid"},

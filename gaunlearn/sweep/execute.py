@@ -17,18 +17,19 @@ from gaunlearn.fused import Fused
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
+from gaunlearn.sweep.host import host_memory
 from gaunlearn.sweep.kernels import choose
 from gaunlearn.sweep.lanes import (
     Terms,
     on_all_devices,
     pad_to_capacity,
+    programs_for,
     run_in_turns,
     run_lanes,
     take,
 )
 from gaunlearn.sweep.layout import Lane, Layout, Trial
 from gaunlearn.sweep.machine import rare_collections
-from gaunlearn.sweep.memory import host_memory
 from gaunlearn.sweep.plan import STARTS, Block, Family, Load, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
 from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
@@ -151,7 +152,7 @@ def run_block(
 
     Args:
         directory: what relative paths in the specification refer to.
-        batch_pairs: (neuron, sample) pairs that a device works on at a time.
+        batch_pairs: (neuron, sample) pairs that a batch works on.
         report: called with the name of each stage as it begins.
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
@@ -383,8 +384,8 @@ class _Work:
         destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
         models = trained_model(setup, ended, margins, destinations)
         needed = -(-ended.steps // setup.check_every)
-        # Lanes are dealt to devices one by one: the first ones tell of one device each.
-        rounds = available[: len(jax.local_devices())].sum()
+        # Lanes are dealt one by one: the first ones tell of one program each.
+        rounds = available[: programs_for(len(lanes), self.terms)].sum()
         place_of = {lane: place for place, lane in enumerate(lanes)}
         return place_of, models, float(needed.sum()), float(rounds)
 

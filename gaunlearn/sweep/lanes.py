@@ -1,12 +1,14 @@
 """Lanes, the trials of one stage, on all devices: laid out, batched, and let go when they end.
 
-Each device works off its lanes a batch at a time, however many there are: a program is compiled for
-a capacity, which blocks of other sizes share. Nothing here knows what a lane computes.
+Each device, on a CPU each of its crews, works off its lanes a batch at a time, however many there
+are: a program is compiled for a capacity, which blocks of other sizes share. Nothing here knows
+what a lane computes.
 """
 
 import threading
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +19,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from gaunlearn.compiler import WORK, full_options, quick_options
+from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.rehearsal import Rehearsal
 from gaunlearn.sweep.traced import Compiled, program_of, traced
 
 __all__ = [
     "Terms",
     "batch_of",
+    "crews",
     "forget_capacities",
     "map_lanes",
     "on_all_devices",
     "pad_to_capacity",
+    "programs_for",
     "run_in_rounds",
     "run_in_turns",
     "run_lanes",
@@ -178,6 +183,29 @@ def _capacity(key: Any, count: int, size: int) -> int:
         return min(enough)
 
 
+def crews() -> int:
+    """How many programs a device runs side by side: on a CPU, where hardly any operation here is
+    worth more than one core, one for each core.
+    """
+    devices = jax.local_devices()
+    return max(1, host_cores() // len(devices)) if devices[0].platform == "cpu" else 1
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(host_cores(), "crew")
+
+
+def programs_for(count: int, terms: Terms) -> int:
+    """To how many programs so many lanes are dealt one by one, so that each gets its share of those
+    that take long, which come first: one for each device, or for each of its crews that has enough
+    to do.
+    """
+    devices = len(jax.local_devices())
+    fewest, _ = terms.widths()
+    return devices * max(1, min(crews(), count // (devices * fewest)))
+
+
 def on_all_devices(tree: Any) -> Any:
     """Arrays that lanes share, put where their programs take them from."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("trial",))
@@ -263,22 +291,29 @@ def _run(
     lanes: Any,
     common: Any,
     terms: Terms,
+    programs: int,
     capacity: int,
     batch: int,
     passes: int,
     ahead: int,
     keep: Callable[[Any], Any],
 ) -> Any:
-    """As ``run_in_turns``, in a program for a capacity, which is enough."""
+    """As ``run_in_turns``, dealt to so many programs for a capacity, which is enough."""
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
-    # Dealt one by one: lanes that take long come first, and every device gets its share of them.
-    place, device = np.divmod(np.arange(count), len(devices))
-    places = device * capacity + place
-    source = np.full(len(devices) * capacity, count - 1)
-    source[places] = np.arange(count)
-    counts = np.bincount(device, minlength=len(devices))
-    leaves, tree = jax.tree.flatten((take(lanes, source), counts, common))
+    crew_of = np.arange(count) % programs // len(devices)
+
+    def arguments(mine: np.ndarray) -> tuple[np.ndarray, list[Any], Any]:
+        """Of one crew: its places in the results, and the leaves of what its program takes."""
+        place, device = np.divmod(np.arange(len(mine)), len(devices))
+        places = device * capacity + place
+        source = np.full(len(devices) * capacity, mine[-1])
+        source[places] = mine
+        counts = np.bincount(device, minlength=len(devices))
+        return places, *jax.tree.flatten((take(lanes, source), counts, common))
+
+    dealt = [np.flatnonzero(crew_of == crew) for crew in np.unique(crew_of)]
+    _, leaves, tree = arguments(dealt[0])
     shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
     rehearsal = terms.rehearsal
     quick = (WORK if rehearsal is None else rehearsal.work).stays_quick(
@@ -291,21 +326,29 @@ def _run(
     if rehearsal is not None:
         rehearsal.go_on()
     program = program_of(how, lambda: _compile(*how))
-    if rehearsal is None:
-        results = program(*leaves)
-    else:
-        results = jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), program.results)
-    return take(jax.device_get(keep(results)), places)
+    if rehearsal is not None:
+        nothing = jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), program.results)
+        return take(jax.device_get(keep(nothing)), np.arange(count) % (len(devices) * capacity))
+    wide = jax.config.values["jax_enable_x64"]
+
+    def work(mine: np.ndarray) -> Any:
+        places, leaves, _ = arguments(mine)
+        with jax.enable_x64(wide):  # in every thread anew
+            return take(jax.device_get(keep(program(*leaves))), places)
+
+    parts = [work(dealt[0])] if len(dealt) == 1 else list(_threads().map(work, dealt))
+    order = np.argsort(np.concatenate(dealt), kind="stable")
+    return jax.tree.map(lambda *each: np.concatenate(each)[order], *parts)
 
 
 def run_lanes(
     stage: Stage, static: Any, lanes: Any, common: Any, terms: Terms, passes: int = 1
 ) -> Any:
-    """Run ``stage(static, batch, lanes, count, common)`` on every device's share of the lanes.
+    """Run ``stage(static, batch, lanes, count, common)`` on shares of the lanes, on all devices.
 
     Args:
         static: hashable; part of the compiled program.
-        lanes: NumPy arrays, stacked along the first axis; dealt to the devices one by one.
+        lanes: NumPy arrays, stacked along the first axis; dealt out one by one.
         common: what lanes share, the same on all devices.
         passes: about how many times a lane goes over its pairs.
 
@@ -313,12 +356,13 @@ def run_lanes(
         The results, in the order of the lanes, as NumPy arrays.
     """
     devices = tuple(jax.local_devices())
-    share = -(-jax.tree.leaves(lanes)[0].shape[0] // len(devices))
+    count = jax.tree.leaves(lanes)[0].shape[0]
+    programs = programs_for(count, terms)
+    share = -(-count // programs)
     capacity = _capacity((stage, static, terms.pairs, devices), share, terms.size)
     batch = batch_of(share, capacity, *terms.widths())
-    return _run(
-        stage, static, lanes, common, terms, capacity, batch, passes, 0, lambda results: results
-    )
+    how = programs, capacity, batch, passes, 0, lambda results: results
+    return _run(stage, static, lanes, common, terms, *how)
 
 
 def run_in_turns(
@@ -340,17 +384,19 @@ def run_in_turns(
     """
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
-    share, key = -(-count // len(devices)), (stage, static, terms.pairs, devices)
+    programs = programs_for(count, terms)
+    share = -(-count // programs)
+    key = stage, static, terms.pairs, devices
     on_cpu = devices[0].platform == "cpu"
     with _lock:
         known = max(_capacities.get(key, ()), default=0)
     capacity = known if known and on_cpu else _capacity(key, share, terms.size)
-    while capacity > 1 and capacity * terms.size > _TURN_BYTES:
+    while capacity > 1 and capacity * terms.size * crews() > _TURN_BYTES:
         capacity //= 2
     batch = batch_of(1 if on_cpu else share, capacity, *terms.widths())
-    parts, width = [], capacity * len(devices)
+    parts, width = [], capacity * programs
     for turn in np.split(np.arange(count), range(width, count, width)):
         left = ahead + passes * (count - 1 - int(turn[-1]))
-        some = take(lanes, turn)
-        parts.append(_run(stage, static, some, common, terms, capacity, batch, passes, left, keep))
+        how = programs, capacity, batch, passes, left, keep
+        parts.append(_run(stage, static, take(lanes, turn), common, terms, *how))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jax
 
+from gaunlearn.sweep.host import host_memory
 from gaunlearn.sweep.identity import digest
-from gaunlearn.sweep.memory import host_memory
+from gaunlearn.sweep.lanes import crews
 from gaunlearn.sweep.traced import forget_programs
 
 __all__ = [
@@ -48,14 +49,14 @@ def speed() -> float:
 
 
 def batch_pairs() -> int:
-    """(neuron, sample) pairs that a device works on at a time."""
-    fitting = int(0.4 * free_memory() / (8 * _ARRAYS))
+    """(neuron, sample) pairs that a batch works on."""
+    fitting = int(0.4 * free_memory() / (8 * _ARRAYS * crews()))
     return min(fitting, _CPU_PAIRS) if jax.local_devices()[0].platform == "cpu" else fitting
 
 
 def batch_memory() -> float:
-    """Bytes that a batch works in on each device."""
-    return 8.0 * _ARRAYS * batch_pairs()
+    """Bytes that the batches of a device work in."""
+    return 8.0 * _ARRAYS * batch_pairs() * crews()
 
 
 def out_of_memory(error: Exception) -> bool:

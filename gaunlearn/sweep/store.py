@@ -39,7 +39,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gaunlearn.schema import SCHEMA_VERSION
-from gaunlearn.sweep.memory import host_memory
+from gaunlearn.sweep.host import host_memory
 from gaunlearn.sweep.parts import RunError, parquet_files, part_header, read_part
 from gaunlearn.sweep.place import Place, StorageError, side_by_side
 

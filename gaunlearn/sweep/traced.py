@@ -14,7 +14,6 @@ stable form (a callback, some libraries of a GPU) is traced in every process.
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,7 @@ import jaxlib
 import numpy as np
 
 from gaunlearn.compiler import Options
+from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
@@ -47,12 +47,7 @@ _lock = threading.Lock()
 
 @cache
 def _compilers() -> ThreadPoolExecutor:
-    shown = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if shown else os.cpu_count() or 1
-    # How many threads XLA is to have; workers of a cluster are told.
-    told = os.environ.get("NPROC", "")
-    cores = min(cores, int(told)) if told.isdecimal() else cores
-    return ThreadPoolExecutor(min(_MOST_COMPILERS, max(1, cores - 1)), "compiler")
+    return ThreadPoolExecutor(min(_MOST_COMPILERS, max(1, host_cores() - 1)), "compiler")
 
 
 class Compiled:

@@ -1,10 +1,19 @@
-"""How much memory the machine has free."""
+"""What this machine has for the process: free memory and cores."""
 
+import os
 from pathlib import Path
 
-__all__ = ["host_memory"]
+__all__ = ["host_cores", "host_memory"]
 
 _UNKNOWN_MEMORY = 4e9
+
+
+def host_cores() -> int:
+    """Cores that the process may use; workers of a cluster are told, as XLA is, by NPROC."""
+    shown = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if shown else os.cpu_count() or 1
+    told = os.environ.get("NPROC", "")
+    return max(1, min(cores, int(told))) if told.isdecimal() else cores
 
 
 def host_memory() -> float:
