@@ -19,14 +19,15 @@ from runs import SPEC, command, finish, write
 import gaunlearn
 from gaunlearn import compiler
 from gaunlearn.cli import main
+from gaunlearn.sweep import execute, host, machine, plan, traced, worker
 from gaunlearn.sweep import lanes as lanes_module
-from gaunlearn.sweep import machine, plan, traced, worker
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
     Terms,
     forget_capacities,
     map_lanes,
     pad_to_capacity,
+    programs_for,
     run_in_rounds,
     run_in_turns,
     run_lanes,
@@ -162,6 +163,48 @@ def test_batches_of_any_size_give_the_same_rows(undisturbed, tmp_path, monkeypat
     monkeypatch.setattr(machine, "batch_pairs", lambda: 64)
     run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
+
+
+@pytest.mark.parametrize("crews", [1, 3])
+def test_any_number_of_crews_gives_the_same_rows(undisturbed, tmp_path, monkeypatch, crews):
+    """A small sweep would have one, whatever the machine has."""
+    for module in (lanes_module, execute):
+        monkeypatch.setattr(module, "programs_for", lambda count, terms: crews)
+    run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
+    assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 200])
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_lanes_are_dealt_to_crews_that_have_enough_to_do(monkeypatch, count, cores):
+    """A crew for each core, but none with less than a batch; results in the order of the lanes."""
+    monkeypatch.setattr(lanes_module, "host_cores", lambda: cores)
+    terms, results = Terms(1, lanes_module._LEAST_PAIRS // 2, 8000), []
+    assert programs_for(count, terms) == max(1, min(cores, count // 2))
+
+    def counted(found):
+        results.append(found)
+        return found
+
+    lanes = np.arange(float(count))
+    found = run_in_turns(doubled, "dealt", lanes, (), terms, 1, 0, counted)
+    np.testing.assert_array_equal(found, 2 * lanes)
+    assert len(results) == programs_for(count, terms)
+
+
+def test_cores_are_those_that_the_process_may_keep_busy(monkeypatch, tmp_path):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(host, "_QUOTA", quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.delenv("NPROC", raising=False)
+    assert host.host_cores() == 6
+    for text, cores in (("max 100000", 6), ("250000 100000", 3), ("5000 100000", 1)):
+        quota.write_text(f"{text}\n")
+        assert host.host_cores() == cores
+    monkeypatch.setenv("NPROC", "2")
+    assert host.host_cores() == 1
+    quota.unlink()
+    assert host.host_cores() == 2
 
 
 def test_shards_together_are_the_whole(undisturbed, tmp_path):

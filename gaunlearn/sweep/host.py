@@ -1,19 +1,27 @@
 """What this machine has for the process: free memory and cores."""
 
+import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["host_cores", "host_memory"]
 
 _UNKNOWN_MEMORY = 4e9
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def host_cores() -> int:
-    """Cores that the process may use; workers of a cluster are told, as XLA is, by NPROC."""
+    """Cores that the process may keep busy: those it is bound to, or what its control group allows.
+    Workers of a cluster are told by NPROC, as XLA is.
+    """
     shown = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if shown else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no control groups, or no limit ("max")
+        share, period = _QUOTA.read_text().split()
+        cores = min(cores, math.ceil(int(share) / int(period)))
     told = os.environ.get("NPROC", "")
-    return max(1, min(cores, int(told))) if told.isdecimal() else cores
+    return max(1, min(cores, int(told)) if told.isdecimal() else cores)
 
 
 def host_memory() -> float:
