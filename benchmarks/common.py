@@ -9,7 +9,9 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ from gaunlearn.data.numbers import split
 from gaunlearn.data.reduction import reduce_problem
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
+from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.machine import keep_compiled
 from gaunlearn.sweep.provenance import commit_of_code
 from gaunlearn.training import TrainingConfig
 
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 INIT_SCALE = 0.03
+WORTH_THREADS_S = 0.005
 # Isotropic data need the smaller step: from 1.0, many neurons die on some samples early on.
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 
@@ -47,6 +51,34 @@ def problems(kind, keys, m, d, n):
     weights = initial_weights(init_keys[:, None], n, given, n, d, INIT_SCALE)
     u = np.broadcast_to(output_weights(RELU, n), (len(keys), n))
     return jax.tree.map(jnp.asarray, reduce_problem(given, weights, u))
+
+
+@cache
+def _threads():
+    return ThreadPoolExecutor(host_cores(), "crew")
+
+
+def in_crews(call, *batch):
+    """A function that calls ``call`` of a batch (arrays with one leading axis) in as many parts as
+    there are cores, side by side, as the engine does on a CPU; whole, if that takes no longer than
+    threads are worth.
+    """
+    batch = tuple(map(np.asarray, batch))
+
+    def part(crew, crews):
+        mine = tuple(jnp.asarray(np.array_split(leaf, crews)[crew]) for leaf in batch)
+
+        def one():
+            with jax.enable_x64(True):
+                return np.asarray(call(*mine))
+
+        return one
+
+    whole, crews = part(0, 1), min(host_cores(), len(batch[0]))
+    if crews == 1 or median_seconds(whole, 3) < WORTH_THREADS_S:
+        return whole
+    parts = [part(crew, crews) for crew in range(crews)]
+    return lambda: np.concatenate(list(_threads().map(lambda one: one(), parts)))
 
 
 def descent(kind, steps, **others):

@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, keys_of, problems, spread, table, tell, timed
+from common import begin, descent, in_crews, keys_of, problems, spread, table, tell, timed
 from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
 
 from gaunlearn.certificate import certify_at
@@ -35,8 +35,13 @@ REPEATS = 5
 
 
 def by_batches(one, given, entries):
-    """``one`` of each of some problems."""
-    return jax.lax.map(lambda each: one(*each), given, batch_size=max(1, ENTRIES // entries))
+    """``one`` of each of some problems; the last batch is filled with copies, as the engine's is."""
+    count = len(given[0])
+    batches = -(-count * entries // ENTRIES)
+    width = -(-count // batches)
+    places = jnp.minimum(jnp.arange(batches * width), count - 1)
+    filled = [leaf[places] for leaf in given]
+    return jax.lax.map(lambda each: one(*each), filled, batch_size=width)[:count]
 
 
 @jax.jit
@@ -62,7 +67,7 @@ def compare_hard_margin(shapes, batches):
         for count in batches:
             signed = everything[:count]
             part = dict.fromkeys(solvers, signed[:ENOUGH]) | {"qpax, batched": signed}
-            calls = {"gaunlearn": lambda b=signed: limits(b)}
+            calls = {"gaunlearn": in_crews(limits, signed)}
             calls |= {name: lambda s=solve, b=part[name]: s(b) for name, solve in solvers.items()}
             taken = timed(calls, REPEATS)
             own = np.median(taken["gaunlearn"]) / count
@@ -125,13 +130,13 @@ def compare_multipliers(shapes, batches, steps=1000):
     """A row for each batch."""
     for m, d, n in shapes:
         given = problems(KIND, keys_of(0, max(batches)), m, float(d), n)
-        every = trained(given, steps), given.x, given.y
+        every = [np.asarray(leaf) for leaf in (trained(given, steps), given.x, given.y)]
         for name, delta in (("nnls", np.inf), ("lsq_linear", 1e-3)):
             for count in batches:
                 part = [leaf[:count] for leaf in every]
-                few = [np.asarray(leaf[: min(count, ENOUGH)]) for leaf in every]
+                few = [leaf[: min(count, ENOUGH)] for leaf in every]
                 calls = {
-                    "gaunlearn": lambda p=part, d=delta: epsilons(*p, d),
+                    "gaunlearn": in_crews(partial(epsilons, delta=delta), *part),
                     name: lambda f=few, d=delta: epsilons_by_scipy(*f, d),
                 }
                 taken = timed(calls, REPEATS)
@@ -158,7 +163,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("solvers")
-    tell("gaunlearn and qpax use XLA's threads, the others one each.")
+    tell("gaunlearn has a program on each core, qpax XLA's threads, the others one each.")
     batches = (1, 100) if args.quick else (1, 10, 100, 1000)
     shapes = SHAPES[:1] if args.quick else SHAPES
     table("Hard margin, the linear model", compare_hard_margin(shapes, batches))

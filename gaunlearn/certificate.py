@@ -209,6 +209,7 @@ def _multipliers(
             model.leak,
             separated,
             ceiling,
+            jnp.where(retain & allowed, model.homogeneity * margins, 0.0),
         )
         residual = residual_of(found.coefficients)
         good = first | (residual <= jnp.maximum(reached, _EXACT_UNITS * rounding * norm))
@@ -244,14 +245,31 @@ class _Candidate(NamedTuple):
     """W~ with what its multipliers are sought from; margins and norm as they are.
 
     Attributes:
+        tau: 1 - cos between them and the weights they were.
         z, kink: (n, m), or of deep networks (h, n, m); z is 0 at kinks.
         snap_failed: whether a pair that was to be at a kink is not.
     """
 
     weights: Float[Array, "n r"]
+    tau: Float[Array, ""]
     z: Float[Array, "... n m"]
     kink: Bool[Array, "... n m"]
     snap_failed: Bool[Array, ""]
+
+
+class _Moved(NamedTuple):
+    """A candidate's weights, or what they were.
+
+    Attributes:
+        lengths: of their rows.
+        to_move: whether there is a kink to move them onto.
+    """
+
+    weights: Float[Array, "n r"]
+    tau: Float[Array, ""]
+    lengths: Float[Array, " n"]
+    z: Float[Array, "n m"]
+    to_move: Bool[Array, ""]
 
 
 def _snapped(
@@ -267,28 +285,38 @@ def _snapped(
     if model.is_deep:
         layers = layers_of(model, weights, u, x, retain, kink_tol)
         failed = layers.left_over > _SNAP_ERROR * rounding
-        return _Candidate(layers.weights, layers.z, layers.kink, failed)
-    z = preactivations(weights, x)
+        tau = one_minus_cosine(weights, layers.weights)
+        return _Candidate(layers.weights, tau, layers.z, layers.kink, failed)
+    z, nothing = preactivations(weights, x), jnp.zeros((), weights.dtype)
     if not model.has_kinks:
-        return _Candidate(weights, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
+        return _Candidate(weights, nothing, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
+    lengths = jnp.linalg.norm(weights, axis=1)
     # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
-    unit = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
-    reach = jnp.maximum(kink_tol * unit, rounding_reach(weights, u, x))
+    unit = jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+    reach = jnp.maximum(kink_tol * unit, rounding_reach(lengths, u, x))
     may = (kink_tol >= 0) & retain & (u[:, None] != 0)
     kink = may & (jnp.abs(z) <= reach)
 
     def move(state):
-        moved = snap(state[0], x, kink)
-        return moved, preactivations(moved, x), jnp.asarray(False)
+        moved = snap(state.weights, x, kink)
+        return _Moved(
+            moved,
+            one_minus_cosine(weights, moved),
+            jnp.linalg.norm(moved, axis=1),
+            preactivations(moved, x),
+            jnp.asarray(False),
+        )
 
     # Where there are no kinks, in none of a batch's lanes, nothing is computed.
-    snapped, z, _ = jax.lax.while_loop(lambda state: state[2], move, (weights, z, jnp.any(kink)))
+    snapped, tau, lengths, z, _ = jax.lax.while_loop(
+        lambda state: state.to_move, move, _Moved(weights, nothing, lengths, z, jnp.any(kink))
+    )
     failed = jnp.any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit))
     # A neuron of which snapping leaves nothing is at a kink of all other samples too. Where kinks
     # are ignored, such a pre-activation is off: its sign is chance.
-    is_zero = jnp.abs(z) <= rounding_reach(snapped, u, x)
+    is_zero = jnp.abs(z) <= rounding_reach(lengths, u, x)
     kink |= may & is_zero
-    return _Candidate(snapped, jnp.where(kink | is_zero, 0.0, z), kink, failed)
+    return _Candidate(snapped, tau, jnp.where(kink | is_zero, 0.0, z), kink, failed)
 
 
 def _logits_of(model: Model, candidate: _Candidate, u: Float[Array, " n"]) -> Float[Array, " m"]:
@@ -359,7 +387,7 @@ def certify_at(
     return Certificate(
         epsilon=valid(epsilon),
         delta=valid(jnp.max(slack)),
-        tau=valid(one_minus_cosine(weights, snapped)),
+        tau=valid(candidate.tau),
         multipliers=valid(multipliers),
         coefficients=valid(coefficients),
         kink_pairs=kink.sum(),

@@ -120,16 +120,17 @@ def layers_of(
     given = x
     first = weights.at[:, -upper_columns(model, weights.shape[0]) :].set(0.0)
     for layer in (first, *hidden):
-        scale = jnp.linalg.norm(layer) / jnp.sqrt(neuron_count(u))
+        rows = jnp.linalg.norm(layer, axis=1)
+        scale = jnp.linalg.norm(rows) / jnp.sqrt(neuron_count(u))
         lengths = jnp.linalg.norm(given, axis=1)
-        reach = jnp.maximum(kink_tol * scale * lengths, rounding_reach(layer, u, given))
+        reach = jnp.maximum(kink_tol * scale * lengths, rounding_reach(rows, u, given))
         near = (kink_tol >= 0) & retain & exists
         kink = near & (jnp.abs(layer @ given.T) <= reach)
         snapped = snap(layer, given, kink)
         z = snapped @ given.T
         unit = jnp.maximum(scale * lengths, jnp.finfo(z.dtype).tiny)
         left.append(jnp.max(jnp.where(kink, jnp.abs(z) / unit, 0.0)))
-        kink |= near & (jnp.abs(z) <= rounding_reach(snapped, u, given))
+        kink |= near & (jnp.abs(z) <= rounding_reach(jnp.linalg.norm(snapped, axis=1), u, given))
         z = jnp.where(kink, 0.0, z)
         moved.append(snapped)
         zs.append(z)

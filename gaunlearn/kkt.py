@@ -63,6 +63,7 @@ def solve_multipliers(
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
     ceiling: Float[Array, " m"] | None = None,
+    theta_margins: Float[Array, " m"] | None = None,
 ) -> ConePoint:
     """Minimise ||theta - G c|| over the cone described at the head of this file.
 
@@ -79,6 +80,7 @@ def solve_multipliers(
         leak: static; the activation's slope below 0.
         needed: if false, nothing is computed and all is 0.
         ceiling: upper bounds on the multipliers, inf where there is none; None for none at all.
+        theta_margins: <theta, h_i> = sum_j w_j slope_ji T_ji, if it is known.
 
     Returns:
         The minimiser. Where it is not unique (linearly dependent gradients), epsilon still is.
@@ -89,14 +91,15 @@ def solve_multipliers(
     reduced = gram * (slope.T @ (weights[:, None] * slope))
     smooth = ~jnp.any(kink)
     limits = jnp.full_like(gram[0], jnp.inf) if ceiling is None else ceiling
-    margins = weights @ (slope * targets)
-    found = minimise_in_box(reduced, margins, used, limits, needed & smooth)
+    if theta_margins is None:
+        theta_margins = weights @ (slope * targets)
+    found = minimise_in_box(reduced, theta_margins, used, limits, needed & smooth)
     # Where there are kinks, whose targets are 0, this is the gap at 0.
-    grad = reduced @ found.solution - margins
+    grad = reduced @ found.solution - theta_margins
     gap, in_doubt = _assess(
         -grad,
-        margins,
-        found.solution @ (grad - margins),
+        theta_margins,
+        found.solution @ (grad - theta_margins),
         found.solution @ grad,
         squared_norm,
         used,
@@ -122,6 +125,7 @@ def solve_multipliers(
         needed,
         ceiling,
         start,
+        theta_margins,
     )
 
 
@@ -177,6 +181,7 @@ def minimise_residual(
     needed: bool | Bool[Array, ""] = True,
     ceiling: Float[Array, " m"] | None = None,
     start: Start | None = None,
+    theta_margins: Float[Array, " m"] | None = None,
 ) -> ConePoint:
     """``solve_multipliers`` for gradients of any structure.
 
@@ -196,12 +201,12 @@ def minimise_residual(
         at_kinks = jnp.where(kink, jnp.maximum(-grad, -leak * grad), 0.0)
         return weights @ (at_kinks - slope * grad)
 
-    theta_margins = -signed_margins(targets)
+    along_theta = -signed_margins(targets) if theta_margins is None else theta_margins
 
     def assess(c, _, grad):
         return _assess(
             signed_margins(grad),
-            theta_margins,
+            along_theta,
             inner(weights, c, grad - targets),
             inner(weights, c, grad),
             squared_norm,

@@ -181,14 +181,17 @@ def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Floa
 
 
 def rounding_reach(
-    weights: Float[Array, "n r"], u: Float[Array, " n"], x: Float[Array, "m r"]
+    lengths: Float[Array, " n"], u: Float[Array, " n"], x: Float[Array, "m r"]
 ) -> Float[Array, "n m"]:
     """Pre-activations up to this may be rounding: relative to the network's scale, from which steps
     and projections leave errors on small rows too, and to the row's own.
+
+    Args:
+        lengths: of the rows w_j.
     """
-    scale = jnp.linalg.norm(weights) / jnp.sqrt(neuron_count(u))
-    size = jnp.maximum(scale, jnp.linalg.norm(weights, axis=1))
-    units = _ZERO_UNITS * jnp.finfo(weights.dtype).eps
+    scale = jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u))
+    size = jnp.maximum(scale, lengths)
+    units = _ZERO_UNITS * jnp.finfo(lengths.dtype).eps
     return units * size[:, None] * jnp.linalg.norm(x, axis=1)
 
 
@@ -197,7 +200,7 @@ def clean_preactivations(
 ) -> Float[Array, "n m"]:
     """z_ji, and exactly 0 where it may be rounding: at a kink the sign of that means nothing."""
     z = preactivations(weights, x)
-    return jnp.where(jnp.abs(z) <= rounding_reach(weights, u, x), 0.0, z)
+    return jnp.where(jnp.abs(z) <= rounding_reach(jnp.linalg.norm(weights, axis=1), u, x), 0.0, z)
 
 
 def logits(
