@@ -35,7 +35,7 @@ REPEATS = 5
 
 
 def by_batches(one, given, entries):
-    """``one`` of each of some problems; the last batch is filled with copies, as the engine's is."""
+    """``one`` of each of some problems; the last batch is filled with copies, as in a sweep."""
     count = len(given[0])
     batches = -(-count * entries // ENTRIES)
     width = -(-count // batches)
