@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import begin, descent, in_crews, keys_of, problems, spread, table, tell, timed
 from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
+from threadpoolctl import threadpool_limits
 
 from gaunlearn.certificate import certify_at
 from gaunlearn.limit import find_limit
@@ -163,6 +164,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("solvers")
+    # BLAS's threads spin for a while after each call, on the core of what is timed next.
+    threadpool_limits(1)
     tell("gaunlearn has a program on each core, qpax XLA's threads, the others one each.")
     batches = (1, 100) if args.quick else (1, 10, 100, 1000)
     shapes = SHAPES[:1] if args.quick else SHAPES
