@@ -55,18 +55,18 @@ def problems(kind, keys, m, d, n):
 
 @cache
 def _threads():
-    return ThreadPoolExecutor(host_cores(), "crew")
+    return ThreadPoolExecutor(host_cores(), "part")
 
 
-def in_crews(call, *batch):
+def side_by_side(call, *batch):
     """A function that calls ``call`` of a batch (arrays with one leading axis) in as many parts as
     there are cores, side by side, as the engine does on a CPU; whole, if that takes no longer than
     threads are worth.
     """
     batch = tuple(map(np.asarray, batch))
 
-    def part(crew, crews):
-        mine = tuple(jnp.asarray(np.array_split(leaf, crews)[crew]) for leaf in batch)
+    def part(number, of):
+        mine = tuple(jnp.asarray(np.array_split(leaf, of)[number]) for leaf in batch)
 
         def one():
             with jax.enable_x64(True):
@@ -74,10 +74,10 @@ def in_crews(call, *batch):
 
         return one
 
-    whole, crews = part(0, 1), min(host_cores(), len(batch[0]))
-    if crews == 1 or median_seconds(whole, 3) < WORTH_THREADS_S:
+    whole, count = part(0, 1), min(host_cores(), len(batch[0]))
+    if count == 1 or median_seconds(whole, 3) < WORTH_THREADS_S:
         return whole
-    parts = [part(crew, crews) for crew in range(crews)]
+    parts = [part(number, count) for number in range(count)]
     return lambda: np.concatenate(list(_threads().map(lambda one: one(), parts)))
 
 

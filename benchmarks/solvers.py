@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, in_crews, keys_of, problems, spread, table, tell, timed
+from common import begin, descent, keys_of, problems, side_by_side, spread, table, tell, timed
 from peers.solvers import HARD_MARGIN, bounded_least_squares, nonnegative_least_squares
 from threadpoolctl import threadpool_limits
 
@@ -68,7 +68,7 @@ def compare_hard_margin(shapes, batches):
         for count in batches:
             signed = everything[:count]
             part = dict.fromkeys(solvers, signed[:ENOUGH]) | {"qpax, batched": signed}
-            calls = {"gaunlearn": in_crews(limits, signed)}
+            calls = {"gaunlearn": side_by_side(limits, signed)}
             calls |= {name: lambda s=solve, b=part[name]: s(b) for name, solve in solvers.items()}
             taken = timed(calls, REPEATS)
             own = np.median(taken["gaunlearn"]) / count
@@ -137,7 +137,7 @@ def compare_multipliers(shapes, batches, steps=1000):
                 part = [leaf[:count] for leaf in every]
                 few = [leaf[: min(count, ENOUGH)] for leaf in every]
                 calls = {
-                    "gaunlearn": in_crews(partial(epsilons, delta=delta), *part),
+                    "gaunlearn": side_by_side(partial(epsilons, delta=delta), *part),
                     name: lambda f=few, d=delta: epsilons_by_scipy(*f, d),
                 }
                 taken = timed(calls, REPEATS)

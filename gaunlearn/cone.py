@@ -473,8 +473,8 @@ def minimise_over_cone(
             jnp.where(needed, begin.coefficients, 0.0),
             jnp.where(needed, begin.multipliers, 0.0),
             jnp.where(needed, begin.gap, 0.0),
-            # A solution's gap that may be rounding is: no round would halve it.
-            jnp.where(begin.is_solution, begin.gap, jnp.inf),
+            # A solution's gap that may be rounding is taken for it, where there is no doubt.
+            jnp.where(begin.is_solution & ~begin.in_doubt, begin.gap, jnp.inf),
             needed & begin.in_doubt & ~begin.is_solution,
             jnp.full(targets.shape, -1, jnp.int8),
             0,

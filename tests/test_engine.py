@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 import weakref
 from dataclasses import replace
 
@@ -165,19 +166,19 @@ def test_batches_of_any_size_give_the_same_rows(undisturbed, tmp_path, monkeypat
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
 
 
-@pytest.mark.parametrize("crews", [1, 3])
-def test_any_number_of_crews_gives_the_same_rows(undisturbed, tmp_path, monkeypatch, crews):
+@pytest.mark.parametrize("programs", [1, 3])
+def test_any_number_of_programs_gives_the_same_rows(undisturbed, tmp_path, monkeypatch, programs):
     """A small sweep would have one, whatever the machine has."""
     for module in (lanes_module, execute):
-        monkeypatch.setattr(module, "programs_for", lambda count, terms: crews)
+        monkeypatch.setattr(module, "programs_for", lambda count, terms: programs)
     run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 200])
 @pytest.mark.parametrize("cores", [1, 2, 5])
-def test_lanes_are_dealt_to_crews_that_have_enough_to_do(monkeypatch, count, cores):
-    """A crew for each core, but none with less than a batch; results in the order of the lanes."""
+def test_lanes_are_dealt_to_programs_that_have_enough_to_do(monkeypatch, count, cores):
+    """One for each core, but none with less than a batch; results in the order of the lanes."""
     monkeypatch.setattr(lanes_module, "host_cores", lambda: cores)
     terms, results = Terms(1, lanes_module._LEAST_PAIRS // 2, 8000), []
     assert programs_for(count, terms) == max(1, min(cores, count // 2))
@@ -190,6 +191,24 @@ def test_lanes_are_dealt_to_crews_that_have_enough_to_do(monkeypatch, count, cor
     found = run_in_turns(doubled, "dealt", lanes, (), terms, 1, 0, counted)
     np.testing.assert_array_equal(found, 2 * lanes)
     assert len(results) == programs_for(count, terms)
+
+
+def test_where_one_program_fails_the_others_have_ended(monkeypatch):
+    """They hold memory until then, and the block is to be tried again with less."""
+    monkeypatch.setattr(lanes_module, "host_cores", lambda: 2)
+    ended = []
+
+    def failing(found):
+        if found[0] == 0:  # the first lane's
+            raise MemoryError
+        time.sleep(0.3)
+        ended.append(found)
+        return found
+
+    terms = Terms(1, lanes_module._LEAST_PAIRS, 8000)
+    with pytest.raises(MemoryError):
+        run_in_turns(doubled, "failing", np.arange(4.0), (), terms, 1, 0, failing)
+    assert len(ended) == 1
 
 
 def test_cores_are_those_that_the_process_may_keep_busy(monkeypatch, tmp_path):

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from oracles import bounded_epsilon_by_cvxpy, epsilon_by_generators
 from scipy.optimize import minimize_scalar
 
+from gaunlearn.certificate import certify_at
 from gaunlearn.cone import project_onto_cone
 from gaunlearn.kkt import solve_multipliers
+from gaunlearn.models import LINEAR
 
 solve = jax.jit(solve_multipliers, static_argnames="leak")
 
@@ -255,6 +257,26 @@ def test_of_many_multipliers_those_of_least_norm_are_found_whatever_rounding_doe
         halves = np.asarray(got.multipliers).reshape(2, 4)
         want = 0.5 * np.asarray(single.multipliers)
         np.testing.assert_allclose(halves, np.stack([want, want]), rtol=1e-9)
+
+
+def test_an_exact_point_of_nearly_parallel_samples_is_found_to_be_one():
+    """theta = sum lambda_i s_i of three bundles of samples: epsilon is 0. Its digits are beyond
+    what a gap of rounding tells: to 1e-7, of which it takes a half.
+    """
+
+    def one(theta, x):
+        ones, every = jnp.ones(12), jnp.ones(12, bool)
+        return certify_at(LINEAR, theta[None], jnp.ones(1), x, ones, every, jnp.asarray(0.0))
+
+    thetas, samples = [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        centres = np.repeat(np.linalg.qr(rng.normal(size=(14, 3)))[0].T, 4, axis=0)
+        samples.append(centres + 1e-5 * rng.normal(size=(12, 14)))
+        thetas.append(rng.exponential(size=12) ** 3 @ samples[-1])
+    found = jax.jit(jax.vmap(one))(np.array(thetas), np.array(samples))
+    assert found.separated.all()
+    assert np.max(found.epsilon / np.linalg.norm(found.weights, axis=(1, 2))) <= 1e-7
 
 
 def test_rounding_of_many_pairs_ends_the_rounds():

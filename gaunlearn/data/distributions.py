@@ -71,7 +71,7 @@ def triangular_rows(
     return _assemble(normal(_row_keys(normal_key, rows), axes.shape[-1]), chi, own, axes, d)
 
 
-class _Row(NamedTuple):
+class _Rows(NamedTuple):
     """Samples before their noise: x = signal + spread zeta, zeta ~ N(0, I / d).
 
     Attributes:
@@ -86,9 +86,9 @@ class _Row(NamedTuple):
 
 
 Parameters = Mapping[str, Float[np.ndarray, "*#lanes #rows"]]
-# (keys of all rows, the rows' places, parameters, whether they are training samples) -> _Row. A row
-# draws from the key folded with its own place.
-Law = Callable[[Keys, Int[np.ndarray, " rows"], Parameters, bool], _Row]
+# (keys of all rows, the rows' places, parameters, whether they are training samples) -> _Rows. A
+# row draws from the key folded with its own place.
+Law = Callable[[Keys, Int[np.ndarray, " rows"], Parameters, bool], _Rows]
 
 
 def _own(keys: Keys, places: Int[np.ndarray, "*#lanes rows"]) -> Keys:
@@ -104,68 +104,68 @@ def _mean(p: Parameters) -> Float[np.ndarray, "*#lanes #rows"]:
     return p["d"] ** (p["alpha"] - 0.25)
 
 
-def _mixture(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _mixture(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """D_MG (MYV, FVBS): x = y mu + noise; then a training sample's label may be flipped."""
     own = _own(key, places)
     y = _label(own, p["positive"])
     wrong = (uniform(folded(own, 1)) < p["label_noise"]) & training
-    return _Row(np.where(wrong, -y, y), (y * _mean(p))[..., None], p["noise_scale"])
+    return _Rows(np.where(wrong, -y, y), (y * _mean(p))[..., None], p["noise_scale"])
 
 
-def _isotropic(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _isotropic(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """N(0, I / d) with a label that is independent of it."""
     del p, training
     y = _label(_own(key, places))
-    return _Row(y, np.zeros((*y.shape, 0)), np.ones(1))
+    return _Rows(y, np.zeros((*y.shape, 0)), np.ones(1))
 
 
 def _clusters(each: int) -> Law:
     """``each`` means for each class, all of one length and orthogonal (FVBS)."""
 
-    def row(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+    def row(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
         del training
         own = _own(key, places)
         y = _label(own)
         number = integers(folded(own, 1), each) + each * (y < 0)
         chosen = np.arange(2 * each) == number[..., None]
-        return _Row(y, np.where(chosen, _mean(p)[..., None], 0.0), np.ones(1))
+        return _Rows(y, np.where(chosen, _mean(p)[..., None], 0.0), np.ones(1))
 
     return row
 
 
-def _xor(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _xor(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """Means +-mu_1 of one class and +-mu_2 of the other, orthogonal and of one length."""
     del training
     own = _own(key, places)
     y = _label(own)
     side = _label(folded(own, 1)) * _mean(p)
-    return _Row(y, np.stack([y > 0, y < 0], axis=-1) * side[..., None], np.ones(1))
+    return _Rows(y, np.stack([y > 0, y < 0], axis=-1) * side[..., None], np.ones(1))
 
 
-def _heavy_tailed(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _heavy_tailed(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """Multivariate Student t with E ||x||^2 = 1; labels independent of it."""
     del training
     own = _own(key, places)
     y = _label(own)
     chi_squared = 2 * gamma(folded(own, 1), p["tail_dof"] / 2)
-    return _Row(y, np.zeros((*y.shape, 0)), np.sqrt((p["tail_dof"] - 2) / chi_squared))
+    return _Rows(y, np.zeros((*y.shape, 0)), np.sqrt((p["tail_dof"] - 2) / chi_squared))
 
 
-def _correlated(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _correlated(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """E <x_i, x_k> = ``correlation`` for all pairs, E ||x||^2 = 1; labels independent of it."""
     del training
     rho = p["correlation"]
-    return _Row(_label(_own(key, places)), np.sqrt(rho)[..., None], np.sqrt(1 - rho))
+    return _Rows(_label(_own(key, places)), np.sqrt(rho)[..., None], np.sqrt(1 - rho))
 
 
-def _near_duplicates(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Row:
+def _near_duplicates(key: Keys, places: NDArray, p: Parameters, training: bool) -> _Rows:
     """Training samples 0 to ``copies`` have one label, and E <x_i, x_k> = ``correlation`` among
     them; all others are isotropic.
     """
     alike = (places <= p["copies"]) & training
     y = _label(_own(key, np.where(alike, 0, places)))
     rho = np.where(alike, p["correlation"], 0.0)
-    return _Row(y, np.sqrt(rho)[..., None], np.sqrt(1 - rho))
+    return _Rows(y, np.sqrt(rho)[..., None], np.sqrt(1 - rho))
 
 
 _LAWS: dict[str, tuple[Law, int]] = {

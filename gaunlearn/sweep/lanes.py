@@ -1,13 +1,13 @@
 """Lanes, the trials of one stage, on all devices: laid out, batched, and let go when they end.
 
-Each device, on a CPU each of its crews, works off its lanes a batch at a time, however many there
-are: a program is compiled for a capacity, which blocks of other sizes share. Nothing here knows
-what a lane computes.
+Each device works off its lanes a batch at a time, however many there are: a program is compiled for
+a capacity, which blocks of other sizes share. A CPU runs it once for each core, on shares of the
+lanes. Nothing here knows what a lane computes.
 """
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -25,13 +25,12 @@ from gaunlearn.sweep.traced import Compiled, program_of, traced
 
 __all__ = [
     "Terms",
-    "batch_of",
-    "crews",
     "forget_capacities",
     "map_lanes",
     "on_all_devices",
     "pad_to_capacity",
     "programs_for",
+    "programs_on_device",
     "run_in_rounds",
     "run_in_turns",
     "run_lanes",
@@ -183,7 +182,7 @@ def _capacity(key: Any, count: int, size: int) -> int:
         return min(enough)
 
 
-def crews() -> int:
+def programs_on_device() -> int:
     """How many programs a device runs side by side: on a CPU, where hardly any operation here is
     worth more than one core, one for each core.
     """
@@ -193,17 +192,16 @@ def crews() -> int:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(host_cores(), "crew")
+    return ThreadPoolExecutor(host_cores(), "lanes")
 
 
 def programs_for(count: int, terms: Terms) -> int:
     """To how many programs so many lanes are dealt one by one, so that each gets its share of those
-    that take long, which come first: one for each device, or for each of its crews that has enough
-    to do.
+    that take long, which come first: as many as devices run side by side, or as have enough to do.
     """
     devices = len(jax.local_devices())
     fewest, _ = terms.widths()
-    return devices * max(1, min(crews(), count // (devices * fewest)))
+    return devices * max(1, min(programs_on_device(), count // (devices * fewest)))
 
 
 def on_all_devices(tree: Any) -> Any:
@@ -226,7 +224,7 @@ def pad_to_capacity(tree: Any, key: Any) -> Any:
     return take(tree, source)
 
 
-def batch_of(count: int, capacity: int, least: int, most: int) -> int:
+def _batch_of(count: int, capacity: int, least: int, most: int) -> int:
     """How many lanes to work on side by side, a divisor of the capacity.
 
     Args:
@@ -301,25 +299,21 @@ def _run(
     """As ``run_in_turns``, dealt to so many programs for a capacity, which is enough."""
     devices = tuple(jax.local_devices())
     count = jax.tree.leaves(lanes)[0].shape[0]
-    crew_of = np.arange(count) % programs // len(devices)
-
-    def arguments(mine: np.ndarray) -> tuple[np.ndarray, list[Any], Any]:
-        """Of one crew: its places in the results, and the leaves of what its program takes."""
-        place, device = np.divmod(np.arange(len(mine)), len(devices))
-        places = device * capacity + place
-        source = np.full(len(devices) * capacity, mine[-1])
-        source[places] = mine
-        counts = np.bincount(device, minlength=len(devices))
-        return places, *jax.tree.flatten((take(lanes, source), counts, common))
-
-    dealt = [np.flatnonzero(crew_of == crew) for crew in np.unique(crew_of)]
-    _, leaves, tree = arguments(dealt[0])
-    shapes = tuple((np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+    room = len(devices) * capacity
+    leaves, tree = jax.tree.flatten((lanes, np.zeros(len(devices), int), common))
+    laid_out = len(jax.tree.leaves(lanes))  # the others are as long as they are
+    shapes = tuple(
+        (
+            (room, *np.shape(leaf)[1:]) if place < laid_out else np.shape(leaf),
+            jax.dtypes.canonicalize_dtype(leaf.dtype),
+        )
+        for place, leaf in enumerate(leaves)
+    )
     rehearsal = terms.rehearsal
     quick = (WORK if rehearsal is None else rehearsal.work).stays_quick(
         (stage, static, tree, shapes),
         count * terms.pairs * passes,
-        _QUICK_PAIRS * len(devices),
+        _QUICK_PAIRS * programs,
         terms.pairs * ahead,
     )
     how = stage, static, batch, devices, quick, tree, shapes
@@ -328,17 +322,35 @@ def _run(
     program = program_of(how, lambda: _compile(*how))
     if rehearsal is not None:
         nothing = jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), program.results)
-        return take(jax.device_get(keep(nothing)), np.arange(count) % (len(devices) * capacity))
+        return take(jax.device_get(keep(nothing)), np.arange(count) % room)
     wide = jax.config.values["jax_enable_x64"]
 
     def work(mine: np.ndarray) -> Any:
-        places, leaves, _ = arguments(mine)
-        with jax.enable_x64(wide):  # in every thread anew
-            return take(jax.device_get(keep(program(*leaves))), places)
+        """The results of some lanes."""
+        place, device = np.divmod(np.arange(len(mine)), len(devices))
+        places = device * capacity + place
+        source = np.full(room, mine[-1])
+        source[places] = mine
+        counts = np.bincount(device, minlength=len(devices))
+        given = jax.tree.leaves((take(lanes, source), counts, common))
+        # Of a thread's own; what ``keep`` does depends on no other setting.
+        with jax.enable_x64(wide):
+            return take(jax.device_get(keep(program(*given))), places)
 
-    parts = [work(dealt[0])] if len(dealt) == 1 else list(_threads().map(work, dealt))
-    order = np.argsort(np.concatenate(dealt), kind="stable")
-    return jax.tree.map(lambda *each: np.concatenate(each)[order], *parts)
+    share_of = np.arange(count) % programs // len(devices)
+    shares = [np.flatnonzero(share_of == share) for share in np.unique(share_of)]
+    if len(shares) == 1:
+        return work(shares[0])
+    doing = [_threads().submit(work, mine) for mine in shares]
+    wait(doing)  # also where one fails: the others hold memory as long as they run
+
+    def together(*parts: np.ndarray) -> np.ndarray:
+        whole = np.empty((count, *parts[0].shape[1:]), parts[0].dtype)
+        for mine, part in zip(shares, parts, strict=True):
+            whole[mine] = part
+        return whole
+
+    return jax.tree.map(together, *(each.result() for each in doing))
 
 
 def run_lanes(
@@ -360,7 +372,7 @@ def run_lanes(
     programs = programs_for(count, terms)
     share = -(-count // programs)
     capacity = _capacity((stage, static, terms.pairs, devices), share, terms.size)
-    batch = batch_of(share, capacity, *terms.widths())
+    batch = _batch_of(share, capacity, *terms.widths())
     how = programs, capacity, batch, passes, 0, lambda results: results
     return _run(stage, static, lanes, common, terms, *how)
 
@@ -391,9 +403,9 @@ def run_in_turns(
     with _lock:
         known = max(_capacities.get(key, ()), default=0)
     capacity = known if known and on_cpu else _capacity(key, share, terms.size)
-    while capacity > 1 and capacity * terms.size * crews() > _TURN_BYTES:
+    while capacity > 1 and capacity * terms.size * programs_on_device() > _TURN_BYTES:
         capacity //= 2
-    batch = batch_of(1 if on_cpu else share, capacity, *terms.widths())
+    batch = _batch_of(1 if on_cpu else share, capacity, *terms.widths())
     parts, width = [], capacity * programs
     for turn in np.split(np.arange(count), range(width, count, width)):
         left = ahead + passes * (count - 1 - int(turn[-1]))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import jax
 
-from gaunlearn.sweep.host import host_memory
+from gaunlearn.sweep.host import host_cores, host_memory
 from gaunlearn.sweep.identity import digest
-from gaunlearn.sweep.lanes import crews
+from gaunlearn.sweep.lanes import programs_on_device
 from gaunlearn.sweep.traced import forget_programs
 
 __all__ = [
@@ -45,18 +45,19 @@ def free_memory() -> float:
 def speed() -> float:
     """Of all local devices together, in units of two cores. Blocks are so much larger."""
     devices = jax.local_devices()
-    return 1.0 if devices[0].platform == "cpu" else _ACCELERATOR_SPEED * len(devices)
+    on_cpu = devices[0].platform == "cpu"
+    return host_cores() / 2 if on_cpu else _ACCELERATOR_SPEED * len(devices)
 
 
 def batch_pairs() -> int:
     """(neuron, sample) pairs that a batch works on."""
-    fitting = int(0.4 * free_memory() / (8 * _ARRAYS * crews()))
+    fitting = int(0.4 * free_memory() / (8 * _ARRAYS * programs_on_device()))
     return min(fitting, _CPU_PAIRS) if jax.local_devices()[0].platform == "cpu" else fitting
 
 
 def batch_memory() -> float:
     """Bytes that the batches of a device work in."""
-    return 8.0 * _ARRAYS * batch_pairs() * crews()
+    return 8.0 * _ARRAYS * batch_pairs() * programs_on_device()
 
 
 def out_of_memory(error: Exception) -> bool:

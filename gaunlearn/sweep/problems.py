@@ -44,7 +44,8 @@ from gaunlearn.types import Coordinates, Dataset, Problem
 
 __all__ = ["build_problems", "data_size", "empty_problems", "model_of", "size_of"]
 
-# Entries of samples and of W(0), in all its initialisations, that are drawn at a time: 32 MB.
+# Entries of samples and of initial weights that problems are made of at a time: 32 MB, and a few
+# times that while they are put together.
 _ENTRIES = 4_000_000
 
 
@@ -150,14 +151,17 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
         room: the arrays' shape; at least ``size_of`` each.
         directory: what relative paths refer to.
     """
-    axes = room.span + room.fresh_axes
     n_test = data_size(wanted[0][0], directory)[2]
-    entries = (INITIALISATIONS * room.neurons + room.samples + n_test) * axes
+    axes = room.span + room.fresh_axes
+    columns = axes + upper_columns(model_of(wanted[0][1]), room.neurons) + n_test
+    entries = (room.samples + n_test) * axes + INITIALISATIONS * room.neurons * columns
     batch = max(1, _ENTRIES // max(entries, 1))
     parts = [
         _built(wanted[first : first + batch], room, directory)
         for first in range(0, len(wanted), batch)
     ]
+    if len(parts) == 1:
+        return parts[0]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
