@@ -58,6 +58,18 @@ def _threads():
     return ThreadPoolExecutor(host_cores(), "part")
 
 
+def on_every_core(call):
+    """A function that makes the call on every core at once, as the engine runs its programs on a
+    CPU.
+    """
+
+    def one(_):
+        with jax.enable_x64(True):
+            jax.block_until_ready(call())
+
+    return lambda: list(_threads().map(one, range(host_cores())))
+
+
 def side_by_side(call, *batch):
     """A function that calls ``call`` of a batch (arrays with one leading axis) in as many parts as
     there are cores, side by side, as the engine does on a CPU; whole, if that takes no longer than

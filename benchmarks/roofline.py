@@ -3,10 +3,11 @@
     python benchmarks/roofline.py [--quick]
 
 Ceilings first, measured: one large matrix product, one large copy. Then each kernel on a batch of
-trials: the operations that it cannot do without and the bytes that it cannot help moving, both
-counted by hand below; the floor, which is the longer of the two at the ceilings; and the time that
-it takes. Last the peak memory of a process, with fresh samples and without: what a trial more
-takes, against the bytes of its arrays and its share of its seed's problem.
+trials, a batch on every core, as the engine runs them on a CPU: the operations that it cannot do
+without and the bytes that it cannot help moving, both counted by hand below; the floor, which is
+the longer of the two at the ceilings; and the time that it takes. Last the peak memory of a
+process, with fresh samples and without: what a trial more takes, against the bytes of its arrays
+and its share of its seed's problem.
 
 What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a number:
 
@@ -35,12 +36,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import begin, descent, keys_of, matmul_ceiling, median_seconds, problems, table, tell
+from common import (
+    begin,
+    descent,
+    keys_of,
+    matmul_ceiling,
+    median_seconds,
+    on_every_core,
+    problems,
+    table,
+    tell,
+)
 
 from gaunlearn.certificate import certify_at
 from gaunlearn.compiler import full_options
 from gaunlearn.limit import find_limit
 from gaunlearn.models import RELU, logits, output_weights, preactivations
+from gaunlearn.sweep.host import host_cores
 from gaunlearn.training import Descent
 
 SHAPES = ((10, 100), (30, 100), (50, 400), (100, 400))
@@ -74,7 +86,11 @@ def isotropic_networks(m, n, lanes):
 
 
 def kernels(m, n, lanes, repeats):
-    """(name, seconds, operations, bytes) a trial of each kernel."""
+    """(name, seconds, operations, bytes) a trial of each kernel, run on every core at once."""
+
+    def timed_on_cores(call):
+        return median_seconds(on_every_core(call), repeats) / host_cores()
+
     start, x, y = isotropic_networks(m, n, lanes)
     r, u, keep = x.shape[2], output_weights(RELU, n), jnp.ones(m, bool)
     settings = descent("isotropic", STEPS)
@@ -108,7 +124,7 @@ def kernels(m, n, lanes, repeats):
     iterations = int(np.max(limit(trained, x, y)[1]))
     yield (
         "training step",
-        median_seconds(lambda: train(start, x, y), repeats) / STEPS,
+        timed_on_cores(lambda: train(start, x, y)) / STEPS,
         product + 8 * n * m,
         24 * n * m,
     )
@@ -118,15 +134,15 @@ def kernels(m, n, lanes, repeats):
     def products(a, gram):
         return jax.lax.fori_loop(0, STEPS, lambda _, a: a @ gram, a)
 
-    taken = median_seconds(lambda: products(jnp.ones((lanes, n, m)), gram), repeats) / STEPS
+    taken = timed_on_cores(lambda: products(jnp.ones((lanes, n, m)), gram)) / STEPS
     yield "its product alone", taken, product, 24 * n * m
     operations = 4 * n * m * r + 2 * m * m * r + product
     for name, tol, more in (("KKT, no kinks", -1.0, 0), ("KKT, kinks", 1e-3, product)):
-        taken = median_seconds(lambda t=tol: certify(trained, x, y, t), repeats)
+        taken = timed_on_cores(lambda t=tol: certify(trained, x, y, t))
         yield name, taken, operations + more, 2 * model + 8 * m * r
-    taken = median_seconds(lambda: limit(trained, x, y), repeats) / max(1, iterations)
+    taken = timed_on_cores(lambda: limit(trained, x, y)) / max(1, iterations)
     yield "limit, an iteration", taken, product + 8 * n * m, 24 * n * m
-    taken = median_seconds(lambda: test(trained, fresh), repeats)
+    taken = timed_on_cores(lambda: test(trained, fresh))
     yield "test set", taken, 2 * TESTS * n * r + 3 * TESTS * n, model + 8 * TESTS * (r + 1)
 
 
@@ -147,7 +163,7 @@ def compare(shapes, repeats, pairs=PAIRS):
             yield {
                 "kernel": name,
                 "m, n": f"{m}, {n}",
-                "trials side by side": lanes,
+                "trials side by side": f"{lanes} on each core",
                 "us a trial": f"{1e6 * each:.1f}",
                 "operations": operations,
                 "bytes": moved,
