@@ -224,6 +224,8 @@ def test_cores_are_those_that_the_process_may_keep_busy(monkeypatch, tmp_path):
     assert host.host_cores() == 1
     quota.unlink()
     assert host.host_cores() == 2
+    monkeypatch.setenv("NPROC", "5")
+    assert machine.speed() == 2.5, "blocks are sized for pairs of cores"
 
 
 def test_shards_together_are_the_whole(undisturbed, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, UInt32
 
-from gaunlearn.compiler import full_options, quick_options
+from gaunlearn.compiler import Options, full_options, quick_options
 
 __all__ = ["Keys", "folded", "gamma", "integers", "normal", "split", "uniform"]
 
@@ -23,8 +23,7 @@ Keys = UInt32[np.ndarray, "*lanes 2"]
 # Rows of a program that draws one number for each, and entries of one that draws many: calls of
 # these take a CPU a millisecond, and accelerators want more at a time.
 _ROWS = 1 << 12
-_ENTRIES = {"cpu": 1 << 16}
-_ENTRIES_ELSEWHERE = 1 << 22
+_CPU_ENTRIES, _ENTRIES = 1 << 16, 1 << 22
 _LEAST_COLUMNS = 16
 
 
@@ -32,7 +31,7 @@ def _key(words: Array) -> Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def _program(one: Callable[..., Array], options: dict[str, Any]) -> Callable[..., Array]:
+def _program(one: Callable[..., Array], options: Options) -> Callable[..., Array]:
     return jax.jit(jax.vmap(one), compiler_options=options)
 
 
@@ -76,16 +75,15 @@ def _in_parts(program: Callable[..., Array], rows: int, keys: Keys, *numbers: An
     lanes = np.broadcast_shapes(keys.shape[:-1], *(np.shape(each) for each in numbers))
     flat: list[np.ndarray] = [np.broadcast_to(keys, (*lanes, 2)).reshape(-1, 2)]
     flat += [np.broadcast_to(each, lanes).reshape(-1) for each in numbers]
-    count, made = len(flat[0]), []
-    for first in range(0, max(count, 1), rows):
-        part = [each[first : first + rows] for each in flat]
-        room = rows - len(part[0])
-        full = [
-            np.pad(each, ((0, room), *[(0, 0)] * (each.ndim - 1)), constant_values=1)
-            for each in part
+    count = len(flat[0])
+    # Nothing is asked for by a call, too, which says what shape nothing has.
+    calls = max(1, -(-count // rows))
+    room = [(0, calls * rows - count)]
+    full = [np.pad(each, room + [(0, 0)] * (each.ndim - 1), constant_values=1) for each in flat]
+    with jax.enable_x64(True):
+        made = [
+            program(*parts) for parts in zip(*(np.split(each, calls) for each in full), strict=True)
         ]
-        with jax.enable_x64(True):
-            made.append(program(*full))
     drawn = np.concatenate([np.asarray(each) for each in made])[:count]
     return drawn.reshape(*lanes, *drawn.shape[1:])
 
@@ -120,5 +118,5 @@ def normal(keys: Keys, columns: int) -> Float[np.ndarray, "*lanes columns"]:
     if columns == 0:
         return np.zeros((*keys.shape[:-1], 0))
     room = max(_LEAST_COLUMNS, 1 << (columns - 1).bit_length())
-    entries = _ENTRIES.get(jax.default_backend(), _ENTRIES_ELSEWHERE)
+    entries = _CPU_ENTRIES if jax.default_backend() == "cpu" else _ENTRIES
     return _in_parts(_normal(room), max(1, entries // room), keys)[..., :columns]
