@@ -3,7 +3,7 @@
 XLA launches some kernels for each step of a batch, and small ones take as long to launch as to run.
 Here the loop is inside one kernel, written in Pallas for Triton. It is never needed: a sweep tries
 it on its device (``sweep.kernels``) and takes it only where it gives the same numbers sooner. Steps
-are taken on C, W = W(0) + C x, as in ``training.Descent``.
+are taken on C, W = W(0) + C x, as in ``training.Descent``, which has its transpose.
 """
 
 import functools

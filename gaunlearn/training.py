@@ -8,6 +8,7 @@ of log L grows with the weights; normalised descent bounds what a step gains (``
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from gaunlearn.losses import Loss, log_total_loss, relative_slopes
-from gaunlearn.models import Model, logits, preactivations
+from gaunlearn.models import Model, activation, logits, preactivations, slopes
 from gaunlearn.types import AnyArray
 
 __all__ = [
@@ -153,7 +154,7 @@ def margins(
     return y * logits(model, preactivations(weights, x), u, weights)
 
 
-# C, x x^T, W(0) x^T, u, y, kept samples, step size, how many -> C.
+# C^T, x x^T, W(0) x^T, u, y, kept samples, step size, how many -> C^T.
 ManySteps = Callable[[Array, Array, Array, Array, Array, Array, Array, Array], Array]
 
 
@@ -164,10 +165,11 @@ class Descent:
     met. It goes in rounds of so many steps, so that a batch can replace a lane that has ended by
     one that waits; ``run`` makes all of them.
 
-    Descent moves W by multiples of samples, W = W(0) + C x, and both optimizers are linear in the
-    gradient: with the Gram matrix, a step on C costs one product where one on W costs two. For
-    m > 2 r steps are taken on W, and so they are for models of higher homogeneity. The derivative
-    of ReLU at 0 is taken to be 0.
+    Descent moves W by multiples of samples, W = W(0) + C^T x, and both optimizers are linear in the
+    gradient: with the Gram matrix, a step on C costs one product where one on W costs two. C is
+    (m, n): processors are quickest along the neurons, of which there are more. For m > 2 r steps
+    are taken on W, and so they are for models of higher homogeneity. The derivative of ReLU at 0 is
+    taken to be 0.
 
     Args:
         epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
@@ -199,11 +201,36 @@ class Descent:
         self.many_steps = many_steps if self.in_gram else None
 
     def _weights_of(self, parameters: Array) -> Float[Array, "n r"]:
-        return self.weights + parameters @ self.x if self.in_gram else parameters
+        return self.weights + parameters.T @ self.x if self.in_gram else parameters
 
     def _log_loss(self, weights: Float[Array, "n r"]) -> Float[Array, ""]:
         q = margins(self.model, weights, self.u, self.x, self.y)
         return log_total_loss(self.config.loss, q, self.keep)
+
+    def _pulls(self, outputs: Float[Array, " m"]) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+        """-d log L / d N(x_i), and log L."""
+        relative, log_loss = relative_slopes(self.config.loss, self.y * outputs, self.keep)
+        return relative * self.y, log_loss
+
+    def _gradient_on_samples(
+        self, gram: Float[Array, "m m"], first_z: Float[Array, "m n"], c: Float[Array, "m n"]
+    ) -> tuple[Float[Array, "m n"], Float[Array, ""]]:
+        """G of the gradient of log L with respect to W, G^T x; and log L."""
+        z = first_z + gram @ c
+        pulls, log_loss = self._pulls(activation(self.model, z) @ self.u)
+        return slopes(self.model, z) * self.u * -pulls[:, None], log_loss
+
+    def _gradient_on_weights(
+        self, weights: Float[Array, "n r"]
+    ) -> tuple[Float[Array, "n r"], Float[Array, ""]]:
+        """The gradient of log L, and log L."""
+
+        def outputs_of(weights):
+            return logits(self.model, preactivations(weights, self.x), self.u, weights)
+
+        outputs, pullback = jax.vjp(outputs_of, weights)
+        pulls, log_loss = self._pulls(outputs)
+        return pullback(-pulls)[0], log_loss
 
     def _signs(self, weights: Float[Array, "n r"]) -> Bool[Array, "n m"]:
         # For the linear model nothing can change; a deep network's first layer has no output sign.
@@ -224,7 +251,7 @@ class Descent:
 
     def begin(self) -> DescentState:
         """Before the first step."""
-        shape = (len(self.u), self.x.shape[0])
+        shape = (self.x.shape[0], len(self.u))
         dtype = self.weights.dtype
         parameters = jnp.zeros(shape, dtype) if self.in_gram else self.weights
         optimizer = OPTIMIZERS[self.config.optimizer](0.0, self.model.homogeneity)
@@ -243,30 +270,19 @@ class Descent:
         """``check_every`` steps, or what is left of ``max_steps``, and a look. Diverged weights
         (log L is not a number) end the descent. Not to be called on one that has ended.
         """
-        config, x, y = self.config, self.x, self.y
-        m = x.shape[0]
+        config = self.config
+        gradient_of: Callable[[Array], tuple[Array, Array]] = self._gradient_on_weights
         if self.in_gram:
-            features, first_z = x @ x.T, preactivations(self.weights, x)
-        else:
-            features, first_z = x.T, jnp.zeros((len(self.u), m), self.weights.dtype)
+            gram, first_z = self.x @ self.x.T, preactivations(self.weights, self.x).T
+            gradient_of = partial(self._gradient_on_samples, gram, first_z)
         count = jnp.minimum(config.check_every, config.max_steps - state.steps)
 
         def step(place, carry):
             parameters, optimizer_state = carry
             # A round is as long for every lane of a batch; those near their end stand still.
-            size = jnp.where(place < count, config.step_size, 0.0).astype(x.dtype)
+            size = jnp.where(place < count, config.step_size, 0.0).astype(self.x.dtype)
             optimizer = OPTIMIZERS[config.optimizer](size, self.model.homogeneity)
-
-            def outputs_of(z, weights):
-                return logits(self.model, z, self.u, weights)
-
-            z = first_z + parameters @ features
-            outputs, pullback = jax.vjp(outputs_of, z, parameters)
-            slopes, log_loss = relative_slopes(config.loss, y * outputs, self.keep)
-            gradient, of_upper_layers = pullback(-slopes * y)
-            gradient = gradient if self.in_gram else gradient @ x
-            if self.model.is_deep:
-                gradient += of_upper_layers
+            gradient, log_loss = gradient_of(parameters)
             updates, optimizer_state = optimizer.update(
                 gradient, optimizer_state, parameters, log_loss=log_loss
             )
@@ -282,8 +298,8 @@ class Descent:
         else:  # plain descent: its optimizers have no state
             size = jnp.asarray(config.step_size)
             parameters = self.many_steps(
-                state.parameters, features, first_z, self.u, y, self.keep, size, count
-            )
+                state.parameters.T, gram, first_z.T, self.u, self.y, self.keep, size, count
+            ).T
             optimizer_state = state.optimizer
         steps = state.steps + count
         reached = self._weights_of(parameters)
