@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from common import begin, descent, keys_of, problems, table
 
-from gaunlearn.certificate import certify, one_minus_cosine
+from gaunlearn.certificate import one_minus_cosine
+from gaunlearn.ladder import certify
 from gaunlearn.limit import STATUSES, find_limit
 from gaunlearn.models import LINEAR, RELU, leaky_relu, output_weights
 from gaunlearn.training import Descent, margins

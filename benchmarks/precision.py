@@ -21,7 +21,7 @@ from common import begin, descent, keys_of, problems, table
 
 import gaunlearn
 import gaunlearn.limit as limit_solver
-from gaunlearn.certificate import certify
+from gaunlearn.ladder import certify
 from gaunlearn.models import RELU
 from gaunlearn.training import Descent
 

@@ -34,7 +34,7 @@ from common import (
 )
 
 import gaunlearn
-from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET, certify
+from gaunlearn.ladder import KINK_TOLS, TAU_BUDGET, certify
 from gaunlearn.limit import find_limit
 from gaunlearn.losses import relative_slopes
 from gaunlearn.models import RELU, output_weights

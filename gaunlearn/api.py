@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gaunlearn import limit as _limit
-from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
 from gaunlearn.certifying import (
     Certificate,
     Frontier,
@@ -26,6 +25,7 @@ from gaunlearn.certifying import (
 from gaunlearn.checks import check_forget, check_retain, check_samples
 from gaunlearn.coordinates import reduce
 from gaunlearn.given import UserWeights, read_network
+from gaunlearn.ladder import KINK_TOLS, TAU_BUDGET
 from gaunlearn.losses import LOSSES
 from gaunlearn.sweep.cluster import recruiter
 from gaunlearn.sweep.runner import Progress, run_sweep

@@ -1,4 +1,4 @@
-"""(epsilon, delta, tau) certificates: normalise, snap onto kinks, solve for multipliers, choose.
+"""(epsilon, delta, tau) certificates: normalise, snap onto kinks, solve for multipliers.
 
 A triple certifies weights W with respect to a retain set when some W~ with
 ``cos(W, W~) >= 1 - tau`` is an (epsilon, delta)-approximate KKT point of the max-margin problem
@@ -32,32 +32,13 @@ from gaunlearn.models import (
 )
 from gaunlearn.snapping import snap
 
-__all__ = [
-    "IGNORED_KINKS",
-    "KINK_TOLS",
-    "TAU_BUDGET",
-    "Certificate",
-    "certify",
-    "certify_at",
-    "choose",
-    "ladder",
-    "one_minus_cosine",
-]
-
-# Trained networks need about 1e-3; the ascent step moves retained kinks by about
-# lambda |u_j| phi, so unlearned ones need about phi. What a rung costs in tau decides.
-KINK_TOLS = (0.0, 1e-4, 1e-3, 1e-2, 2e-2, 3e-2, 4e-2, 5e-2, 6e-2, 8e-2, 1e-1)
-TAU_BUDGET = 1e-3
-# A negative tolerance: no pair is at a kink.
-IGNORED_KINKS = (-1.0,)
+__all__ = ["Certificate", "certify_at", "distinct_rungs", "one_minus_cosine"]
 
 # A projection that leaves a pair further away from zero than so many units of rounding has failed.
 _SNAP_ERROR = 1e6
 
 # An epsilon of so many units of rounding, relative to ||W~||, is as good as none.
 _EXACT_UNITS = 1e3
-# Two of them that differ by so little are equal.
-_TIED_UNITS = 4
 # Samples that differ by so many units of rounding are copies.
 _COPY_UNITS = 16
 # A margin of so many units of rounding is none, relative to what the network's norm allows.
@@ -272,6 +253,52 @@ class _Moved(NamedTuple):
     to_move: Bool[Array, ""]
 
 
+def _unit(
+    lengths: Float[Array, " n"], u: Float[Array, " n"], x: Float[Array, "m r"]
+) -> Float[Array, " m"]:
+    """What tolerances of pre-activations are relative to: the network's scale. Relative to ||w_j||,
+    a dead neuron would never be at a kink.
+    """
+    return jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+
+
+def _near_zero(
+    z: Float[Array, "n m"],
+    lengths: Float[Array, " n"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    kink_tol: Float[Array, ""],
+) -> Bool[Array, "n m"]:
+    """Which pre-activations are within a tolerance of 0, or of rounding."""
+    reach = jnp.maximum(kink_tol * _unit(lengths, u, x), rounding_reach(lengths, u, x))
+    return jnp.abs(z) <= reach
+
+
+def distinct_rungs(
+    model: Model,
+    weights: Float[Array, "n r"],
+    u: Float[Array, " n"],
+    x: Float[Array, "m r"],
+    retain: Bool[Array, " m"],
+    kink_tols: Float[Array, " l"],
+) -> Bool[Array, " l"]:
+    """Which tolerances of a ladder find other kinks than the one before: the certificates at all
+    others are those before them. Of deep networks, whose later kinks depend on how the earlier
+    ones were moved, all.
+    """
+    if model.is_deep or not model.has_kinks:
+        return jnp.ones(kink_tols.shape, bool)
+    z, lengths = preactivations(weights, x), jnp.linalg.norm(weights, axis=1)
+    counted = retain & (u[:, None] != 0)
+
+    def kinks(tol):
+        return jnp.sum(counted & _near_zero(z, lengths, u, x, tol) & (tol >= 0))
+
+    # What is within a tolerance is within a larger one: as many are the same ones.
+    found = jax.vmap(kinks)(kink_tols)
+    return jnp.append(True, found[1:] != found[:-1])
+
+
 def _snapped(
     model: Model,
     weights: Float[Array, "n r"],
@@ -291,11 +318,9 @@ def _snapped(
     if not model.has_kinks:
         return _Candidate(weights, nothing, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
     lengths = jnp.linalg.norm(weights, axis=1)
-    # Relative to the network's scale: relative to ||w_j||, a dead neuron would never be at a kink.
-    unit = jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
-    reach = jnp.maximum(kink_tol * unit, rounding_reach(lengths, u, x))
+    unit = _unit(lengths, u, x)
     may = (kink_tol >= 0) & retain & (u[:, None] != 0)
-    kink = may & (jnp.abs(z) <= reach)
+    kink = may & _near_zero(z, lengths, u, x, kink_tol)
 
     def move(state):
         moved = snap(state.weights, x, kink)
@@ -397,53 +422,3 @@ def certify_at(
         weights=valid(theta),
         margins=valid(margins),
     )
-
-
-def ladder(
-    model: Model,
-    weights: Float[Array, "n r"],
-    u: Float[Array, " n"],
-    x: Float[Array, "m r"],
-    y: Float[Array, " m"],
-    retain: Bool[Array, " m"],
-    kink_tols: Float[Array, " l"],
-) -> Certificate:
-    """One certificate for each kink tolerance, stacked along the first axis.
-
-    A negative tolerance ignores kinks altogether: the derivative is 1[z > 0], tau is 0.
-    """
-    if not model.has_kinks:
-        kink_tols = kink_tols[:1]
-    return jax.lax.map(lambda tol: certify_at(model, weights, u, x, y, retain, tol), kink_tols)
-
-
-def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:
-    """The rung with the least epsilon among those with tau <= budget; if there are none, the
-    one with the least tau; the first in case of a tie, which differences of rounding do not break.
-    """
-    tau = jnp.where(rungs.separated, rungs.tau, jnp.inf)
-    within = rungs.separated & (tau <= tau_budget)
-    epsilon = jnp.where(within, rungs.epsilon, jnp.inf)
-    rounding = _TIED_UNITS * jnp.finfo(tau.dtype).eps
-    as_good = epsilon <= jnp.min(epsilon) + rounding * jnp.linalg.norm(rungs.weights, axis=(1, 2))
-    best = jnp.where(jnp.any(within), jnp.argmax(as_good), jnp.argmin(tau))
-    return jax.tree.map(lambda leaf: leaf[best], rungs)
-
-
-def certify(
-    model: Model,
-    weights: Float[Array, "n r"],
-    u: Float[Array, " n"],
-    x: Float[Array, "m r"],
-    y: Float[Array, " m"],
-    retain: Bool[Array, " m"],
-    kink_tols: Float[Array, " l"],
-    tau_budget: Float[Array, ""],
-) -> Certificate:
-    """The best certificate on a ladder of kink tolerances within a budget for tau.
-
-    Pure, jittable, vmappable. A model that does not separate the retain set gets NaN and
-    ``separated = False``. The columns of ``x`` must hold the whole of ``weights`` (its
-    remainder outside the samples' span as columns in which ``x`` is zero).
-    """
-    return choose(ladder(model, weights, u, x, y, retain, kink_tols), tau_budget)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gaunlearn import certificate as _certificate
-from gaunlearn.certificate import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
+from gaunlearn import ladder as _ladder
 from gaunlearn.checks import check_retain, check_samples
 from gaunlearn.coordinates import reduce
 from gaunlearn.frontier import bounded_triples, path_to, point_on, position_within
 from gaunlearn.given import GivenNetwork, UserWeights, read_network, read_weights
+from gaunlearn.ladder import IGNORED_KINKS, KINK_TOLS, TAU_BUDGET
 from gaunlearn.limit import find_limit
 
 __all__ = [
@@ -148,8 +148,8 @@ class Frontier:
 @partial(jax.jit, static_argnames="model")
 def rungs(model, weights, u, x, y, retain, kink_tols, tau_budget):
     """The certificate at each tolerance, and the best of them."""
-    each = _certificate.ladder(model, weights, u, x, y, retain, kink_tols)
-    return each, _certificate.choose(each, tau_budget)
+    each = _ladder.ladder(model, weights, u, x, y, retain, kink_tols)
+    return each, _ladder.choose(each, tau_budget)
 
 
 def tolerances(kink_tol: float | Sequence[float] | None) -> Float:

@@ -15,18 +15,20 @@ What comes out is an inner approximation: all triples hold, and there may be bet
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import Certificate, certify_at, one_minus_cosine
+from gaunlearn.certificate import Certificate, certify_at, distinct_rungs, one_minus_cosine
+from gaunlearn.ladder import is_better
 from gaunlearn.models import Model, clean_preactivations
 from gaunlearn.snapping import snap
 
-__all__ = ["Path", "bounded_triples", "ladder_and_least", "path_to", "point_on", "position_within"]
+__all__ = ["Path", "best_and_least", "bounded_triples", "path_to", "point_on", "position_within"]
 
 # Of a path's length: so much short of a budget, a point is within it in spite of rounding; and no
 # less than so many units of it, which matters in float32.
@@ -124,13 +126,35 @@ def bounded_triples(
     return jax.vmap(lambda point: jax.vmap(lambda delta: triple(point, delta))(deltas))(points)
 
 
-def _minimum(values: Float[Array, "..."], axis: int | Sequence[int]) -> Array:
-    """The least value that is a number; NaN if there is none."""
-    least = jnp.min(jnp.where(jnp.isnan(values), jnp.inf, values), axis)
-    return jnp.where(jnp.isinf(least), jnp.nan, least)
+def _repeats(values: Float[Array, "... t"]) -> Bool[Array, "... t"]:
+    """Which entries along the last axis equal one before them."""
+    earlier = jnp.tril(jnp.ones((values.shape[-1],) * 2, bool), -1)
+    return jnp.any((values[..., :, None] == values[..., None, :]) & earlier, -1)
 
 
-def ladder_and_least(
+class _Found(NamedTuple):
+    """What has been looked at so far, and what of it is needed further on.
+
+    Attributes:
+        pending: (s,) steps that are still to come, unless they turn out to be of no use.
+        best: the certificate that the ladder gives.
+        epsilon, rung, weights: (t, ...) of the best rung within each budget for tau; inf, -1 and
+            NaN if there is none.
+        reached: (t + p,) the least delta that each of these rungs, and then points, is known to
+            have at its least epsilon; NaN if it has none.
+        triples: (s, 3) epsilon, delta and tau; NaN where nothing was looked at.
+    """
+
+    pending: Bool[Array, " s"]
+    best: Certificate
+    epsilon: Float[Array, " t"]
+    rung: Int[Array, " t"]
+    weights: Float[Array, "t n r"]
+    reached: Float[Array, " t+p"]
+    triples: Float[Array, "s 3"]
+
+
+def best_and_least(
     model: Model,
     weights: Float[Array, "n r"],
     u: Float[Array, " n"],
@@ -138,83 +162,118 @@ def ladder_and_least(
     y: Float[Array, " m"],
     retain: Bool[Array, " m"],
     kink_tols: Float[Array, " l"],
+    tau_budget: Float[Array, ""],
     ends: Sequence[Float[Array, "n r"]],
     deltas: Float[Array, " b"],
     taus: Float[Array, " t"],
     beyond: Bool[Array, ""] | bool = True,
 ) -> tuple[Certificate, Float[Array, "b t"]]:
-    """The ladder of kink tolerances (``certificate.ladder``), and the least epsilon found within
+    """The best certificate of a ladder (``ladder.certify``), and the least epsilon found within
     each pair of budgets; NaN if nothing is within.
 
     Looked at are the rungs; of those within a budget for tau the one with the least epsilon, with
     its multipliers bounded for delta; and, for each end, the point of the path that is as far from
     W^ as the budget for tau allows, likewise. All one after the other, in one loop: the kernel is
-    by far the largest part of what is compiled.
+    by far the largest part of what is compiled. Nothing is looked at twice: rungs with the kinks of
+    the rung before, points that budgets have in common, and bounds that a solution keeps unbidden
+    are passed over.
 
     Args:
         weights: W^.
-        kink_tols: as for ``certificate.ladder``.
+        kink_tols, tau_budget: as for ``ladder.certify``.
         ends: points to go to, at least one; NaN where there is none.
         deltas, taus: budgets.
-        beyond: whether to look beyond the rungs; one for all of a batch, or nothing is saved.
+        beyond: whether to look beyond the rungs.
 
     Returns:
-        The rungs, stacked, and (b, t) least epsilons, of the rungs alone if that is all.
+        The certificate and (b, t) least epsilons, of the rungs alone if that is all.
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
     paths = [path_to(model, weights, u, x, retain, end) for end in ends]
-    points = jnp.stack([point_on(path, position_within(path, t)) for path in paths for t in taus])
-    rungs, budgets = len(kink_tols), len(deltas)
-    bounded = (len(taus) + len(points)) * budgets
-    # What each step looks at: a rung, or else a point; the first are the best rungs.
-    place = jnp.arange(bounded) // budgets
-    is_rung = jnp.arange(rungs + bounded) < rungs
-    steps = (
-        is_rung,
-        jnp.concatenate([kink_tols, jnp.full(bounded, jnp.minimum(kink_tols[0], 0.0))]),
-        jnp.concatenate([jnp.full(rungs, jnp.inf), jnp.tile(deltas, bounded // budgets)]),
-        jnp.concatenate([jnp.zeros(rungs, int), place]),
+    positions = jnp.stack([jax.vmap(partial(position_within, path))(taus) for path in paths])
+    points = jnp.concatenate(
+        [
+            jax.vmap(partial(point_on, path))(where)
+            for path, where in zip(paths, positions, strict=True)
+        ]
     )
+    exists = (~jnp.isnan(positions) & ~_repeats(positions)).ravel()
+    rungs, budgets, free = len(kink_tols), len(deltas), len(taus)
+    bounded = (free + len(points)) * budgets
+    # What each step looks at: a rung, or else a place: a best rung or, behind these, a point. The
+    # loosest bounds come first.
+    numbers = jnp.arange(rungs + bounded)
+    is_rung = numbers < rungs
+    place = jnp.maximum(numbers - rungs, 0) // budgets
+    loosest_first = jnp.sort(deltas, descending=True)
+    bound = jnp.where(is_rung, jnp.inf, loosest_first[(numbers - rungs) % budgets])
+    tol = jnp.where(is_rung, kink_tols[jnp.minimum(numbers, rungs - 1)], kink_tols[0].clip(max=0))
 
-    def certified(point, tol, delta):
-        return certify_at(model, point, u, x, y, retain, tol, delta)
-
-    def look(number, state):
-        """``epsilon_of``, ``weights_of``: the least epsilon of a rung within each budget for tau,
-        and where. ``kept`` has a last place for all that is no rung.
+    def useful(found):
+        """Of the pending steps, those that can find anything; known of places once all rungs have
+        been looked at, which come first.
         """
-        epsilon_of, weights_of, kept, triples = state
-        is_rung, tol, delta, place = (each[number] for each in steps)
-        candidates = jnp.concatenate([weights_of, points])
-        found = certified(jnp.where(is_rung, weights, candidates[place]), tol, delta)
-        tau = jnp.where(is_rung, found.tau, one_minus_cosine(weights, found.weights))
-        better = is_rung & (found.tau <= taus) & (found.epsilon < epsilon_of)
-        slot = jnp.minimum(number, rungs)
-        return (
-            jnp.where(better, found.epsilon, epsilon_of),
-            jnp.where(better[:, None, None], found.weights, weights_of),
-            jax.tree.map(lambda all_, new: all_.at[slot].set(new), kept, found),
-            triples.at[number].set(jnp.stack([found.epsilon, found.delta, tau])),
+        # A solution that keeps a tighter bound is its solution too.
+        open_ = jnp.append((found.rung >= 0) & ~_repeats(found.rung), exists)
+        return found.pending & (is_rung | (open_[place] & (found.reached[place] > bound)))
+
+    def look(found):
+        number = jnp.argmax(useful(found))
+        on_ladder, where = is_rung[number], place[number]
+        point = jnp.where(
+            where < free,
+            found.weights[jnp.minimum(where, free - 1)],
+            points[jnp.maximum(where - free, 0)],
+        )
+        new = certify_at(
+            model,
+            jnp.where(on_ladder, weights, point),
+            u,
+            x,
+            y,
+            retain,
+            tol[number],
+            bound[number],
+        )
+        tau = jnp.where(on_ladder, new.tau, one_minus_cosine(weights, new.weights))
+        taken = on_ladder & ((number == 0) | is_better(new, found.best, tau_budget))
+        less = on_ladder & (new.tau <= taus) & (new.epsilon < found.epsilon)
+        there = jnp.append(less, jnp.zeros(len(points), bool))
+        there |= ~on_ladder & (jnp.arange(free + len(points)) == where)
+        here = numbers == number
+        triple = jnp.stack([new.epsilon, new.delta, tau])
+        return _Found(
+            pending=found.pending & ~here,
+            best=jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, found.best),
+            epsilon=jnp.where(less, new.epsilon, found.epsilon),
+            rung=jnp.where(less, number, found.rung),
+            weights=jnp.where(less[:, None, None], new.weights, found.weights),
+            reached=jnp.where(there, new.delta, found.reached),
+            triples=jnp.where(here[:, None], triple, found.triples),
         )
 
-    one = jax.eval_shape(certified, weights, kink_tols[0], deltas[0])
-    *_, kept, triples = jax.lax.fori_loop(
-        0,
-        jnp.where(beyond, rungs + bounded, rungs),
+    one = jax.eval_shape(partial(certify_at, model), weights, u, x, y, retain, kink_tols[0])
+    distinct = distinct_rungs(model, weights, u, x, retain, kink_tols)
+    found = jax.lax.while_loop(
+        lambda found: jnp.any(useful(found)),
         look,
-        (
-            jnp.full(len(taus), jnp.inf, weights.dtype),
-            jnp.full((len(taus), *weights.shape), jnp.nan, weights.dtype),
-            jax.tree.map(lambda leaf: jnp.zeros((rungs + 1, *leaf.shape), leaf.dtype), one),
-            jnp.full((rungs + bounded, 3), jnp.nan, weights.dtype),
+        _Found(
+            pending=jnp.append(distinct, jnp.full(bounded, beyond)),
+            best=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one),
+            epsilon=jnp.full(free, jnp.inf, weights.dtype),
+            rung=jnp.full(free, -1),
+            weights=jnp.full((free, *weights.shape), jnp.nan, weights.dtype),
+            reached=jnp.full(free + len(points), jnp.inf, weights.dtype),
+            triples=jnp.full((rungs + bounded, 3), jnp.nan, weights.dtype),
         ),
     )
-    epsilon, delta, tau = triples.T
+    epsilon, delta, tau = found.triples.T
 
     def within(delta_budget, tau_budget):
         fits = (delta <= delta_budget) & (tau <= tau_budget)
-        return _minimum(jnp.where(fits, epsilon, jnp.nan), 0)
+        least = jnp.min(jnp.where(fits & ~jnp.isnan(epsilon), epsilon, jnp.inf))
+        return jnp.where(jnp.isinf(least), jnp.nan, least)
 
     least = jax.vmap(lambda d: jax.vmap(lambda t: within(d, t))(taus))(deltas)
-    return jax.tree.map(lambda leaf: leaf[:rungs], kept), least
+    return found.best, least

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.certificate import Certificate, certify, choose, one_minus_cosine
-from gaunlearn.frontier import ladder_and_least
+from gaunlearn.certificate import Certificate, one_minus_cosine
+from gaunlearn.frontier import best_and_least
 from gaunlearn.fused import Fused, steps_by
 from gaunlearn.generalisation import fresh_logits, generalisation, outside_of
+from gaunlearn.ladder import certify
 from gaunlearn.limit import Limit, find_limit
 from gaunlearn.losses import Loss
 from gaunlearn.metrics import disagreement
@@ -262,11 +263,11 @@ def certify_stage(
 
     Args:
         ends: what the frontier's paths lead to.
-        beyond: see ``frontier.ladder_and_least``.
+        beyond: see ``frontier.best_and_least``.
     """
     u, x, y = problem.u, problem.x, problem.y
     deltas, taus = (jnp.asarray([10.0**-k for k in powers]) for powers in BUDGETS)
-    rungs, least = ladder_and_least(
+    best, least = best_and_least(
         model,
         weights,
         u,
@@ -274,12 +275,13 @@ def certify_stage(
         y,
         keep,
         jnp.asarray(settings.kink_tols),
+        jnp.asarray(settings.tau_budget),
         list(ends),
         deltas,
         taus,
         beyond,
     )
-    return Certified(choose(rungs, jnp.asarray(settings.tau_budget)), least)
+    return Certified(best, least)
 
 
 def certificate_of_limit(limit: Limit) -> Certificate:

@@ -11,7 +11,6 @@ from oracles import ascend_plainly, plain_descent, sample_in_d_dimensions, snap_
 from scipy.stats import chi, ks_2samp, kstest
 from scipy.stats import f as f_law
 
-from gaunlearn.certificate import KINK_TOLS, certify
 from gaunlearn.data import numbers
 from gaunlearn.data.distributions import draw as draw_law
 from gaunlearn.data.distributions import (
@@ -21,6 +20,7 @@ from gaunlearn.data.distributions import (
     triangular_rows,
 )
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
+from gaunlearn.ladder import KINK_TOLS, certify
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU
 from gaunlearn.trial import (

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gaunlearn.certificate import IGNORED_KINKS
 from gaunlearn.fused import Fused
+from gaunlearn.ladder import IGNORED_KINKS
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gaunlearn.certificate import KINK_TOLS, TAU_BUDGET
 from gaunlearn.data.distributions import law_of
+from gaunlearn.ladder import KINK_TOLS, TAU_BUDGET
 from gaunlearn.losses import LOSSES
 from gaunlearn.training import OPTIMIZERS
 

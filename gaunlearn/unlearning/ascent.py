@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.certificate import Certificate, certify
+from gaunlearn.certificate import Certificate
 from gaunlearn.deep import forward, weighted_gradient
+from gaunlearn.ladder import certify
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
 from gaunlearn.training import margins
