@@ -31,6 +31,7 @@ from gaunlearn.models import (
     upper_layers,
 )
 from gaunlearn.snapping import snap
+from gaunlearn.sums import matrix_norm, matrix_sum, row_norms
 
 __all__ = ["Certificate", "certify_at", "distinct_rungs", "one_minus_cosine"]
 
@@ -81,7 +82,7 @@ def one_minus_cosine(a: Float[Array, "n r"], b: Float[Array, "n r"]) -> Float[Ar
     """1 - cos of the angle between two weight matrices, without cancellation: it is half the
     squared distance of the unit vectors, so 1e-20 comes out as 1e-20.
     """
-    return 0.5 * jnp.sum((a / jnp.linalg.norm(a) - b / jnp.linalg.norm(b)) ** 2)
+    return 0.5 * matrix_sum((a / matrix_norm(a) - b / matrix_norm(b)) ** 2)
 
 
 def _ceiling(
@@ -99,7 +100,7 @@ def _ceiling(
     # A little short of it: margins near 1 leave q_i - 1 few digits, and delta is to be within.
     budget = delta * (1 - jnp.sqrt(jnp.finfo(theta.dtype).eps))
     ceiling = jnp.where(excess > 0, budget / jnp.where(excess > 0, excess, 1.0), jnp.inf)
-    largest = jnp.sum(theta**2) / (model.homogeneity * jnp.maximum(margins, 1.0))
+    largest = matrix_sum(theta**2) / (model.homogeneity * jnp.maximum(margins, 1.0))
     return jnp.where(ceiling > 2 * largest, jnp.inf, ceiling)
 
 
@@ -165,10 +166,10 @@ def _multipliers(
     rounding = jnp.finfo(theta.dtype).eps
     exists = u[:, None] != 0
     targets = jnp.where(exists & ~kink, correlations / jnp.where(exists, u[:, None], 1.0), 0.0)
-    gram, squared_norm = signed @ signed.T, jnp.sum(theta**2)
+    gram, squared_norm = signed @ signed.T, matrix_sum(theta**2)
 
     def residual_of(coefficients):
-        return jnp.linalg.norm(theta - (u[:, None] * coefficients) @ signed)
+        return matrix_norm(theta - (u[:, None] * coefficients) @ signed)
 
     support = retain & (margins <= 1 + jnp.sqrt(rounding))
     norm = jnp.sqrt(squared_norm)
@@ -259,7 +260,7 @@ def _unit(
     """What tolerances of pre-activations are relative to: the network's scale. Relative to ||w_j||,
     a dead neuron would never be at a kink.
     """
-    return jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * jnp.linalg.norm(x, axis=1)
+    return jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * row_norms(x)
 
 
 def _near_zero(
@@ -288,11 +289,12 @@ def distinct_rungs(
     """
     if model.is_deep or not model.has_kinks:
         return jnp.ones(kink_tols.shape, bool)
-    z, lengths = preactivations(weights, x), jnp.linalg.norm(weights, axis=1)
+    z, lengths = preactivations(weights, x), row_norms(weights)
     counted = retain & (u[:, None] != 0)
 
     def kinks(tol):
-        return jnp.sum(counted & _near_zero(z, lengths, u, x, tol) & (tol >= 0))
+        near = counted & _near_zero(z, lengths, u, x, tol) & (tol >= 0)
+        return matrix_sum(near.astype(z.dtype))
 
     # What is within a tolerance is within a larger one: as many are the same ones.
     found = jax.vmap(kinks)(kink_tols)
@@ -317,7 +319,7 @@ def _snapped(
     z, nothing = preactivations(weights, x), jnp.zeros((), weights.dtype)
     if not model.has_kinks:
         return _Candidate(weights, nothing, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
-    lengths = jnp.linalg.norm(weights, axis=1)
+    lengths = row_norms(weights)
     unit = _unit(lengths, u, x)
     may = (kink_tol >= 0) & retain & (u[:, None] != 0)
     kink = may & _near_zero(z, lengths, u, x, kink_tol)
@@ -327,7 +329,7 @@ def _snapped(
         return _Moved(
             moved,
             one_minus_cosine(weights, moved),
-            jnp.linalg.norm(moved, axis=1),
+            row_norms(moved),
             preactivations(moved, x),
             jnp.asarray(False),
         )
@@ -386,7 +388,7 @@ def certify_at(
         multipliers, gap = found.multipliers, found.gap
         coefficients = multipliers * found.slopes
         fitted = weighted_gradient(model, theta, x, multipliers * y, layers.z, found.slopes)
-        epsilon = jnp.linalg.norm(theta - fitted)
+        epsilon = matrix_norm(theta - fitted)
     else:
         z = candidate.z * shrink
         slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)

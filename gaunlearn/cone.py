@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from gaunlearn.sums import row_sums
+
 __all__ = [
     "ConePoint",
     "Operator",
@@ -101,7 +103,7 @@ class Start(NamedTuple):
 
 def inner(weights: Float[Array, " n"], a: Float[Array, "n m"], b: Float[Array, "n m"]) -> Array:
     """<a, b> = sum_ji w_j a_ji b_ji."""
-    return weights @ (a * b).sum(1)
+    return weights @ row_sums(a * b)
 
 
 def gershgorin(gram: Float[Array, "m m"], used: Bool[Array, " m"]) -> Float[Array, ""]:

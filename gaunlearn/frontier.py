@@ -27,6 +27,7 @@ from gaunlearn.certificate import Certificate, certify_at, distinct_rungs, one_m
 from gaunlearn.ladder import is_better
 from gaunlearn.models import Model, clean_preactivations
 from gaunlearn.snapping import snap
+from gaunlearn.sums import matrix_norm
 
 __all__ = ["Path", "best_and_least", "bounded_triples", "path_to", "point_on", "position_within"]
 
@@ -66,8 +67,8 @@ def path_to(
     if model.has_kinks and not model.is_deep:
         kink = (clean_preactivations(end, u, x) == 0) & retain & (u[:, None] != 0)
         start = snap(weights, x, kink)
-    start_unit, end_unit = start / jnp.linalg.norm(start), end / jnp.linalg.norm(end)
-    chord = jnp.linalg.norm(start_unit - end_unit)
+    start_unit, end_unit = start / matrix_norm(start), end / matrix_norm(end)
+    chord = matrix_norm(start_unit - end_unit)
     angle = 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0))
     return Path(start_unit, end_unit, angle, one_minus_cosine(weights, start))
 

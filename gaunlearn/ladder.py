@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from gaunlearn.certificate import Certificate, certify_at, distinct_rungs
 from gaunlearn.models import Model
+from gaunlearn.sums import matrix_norm
 
 __all__ = [
     "IGNORED_KINKS",
@@ -115,7 +116,7 @@ def is_better(new: Certificate, old: Certificate, tau_budget: Float[Array, ""]) 
     """
     rounding = _TIED_UNITS * jnp.finfo(new.tau.dtype).eps
     fits, fitted = (each.separated & (each.tau <= tau_budget) for each in (new, old))
-    less = new.epsilon + rounding * jnp.linalg.norm(old.weights) < old.epsilon
+    less = new.epsilon + rounding * matrix_norm(old.weights) < old.epsilon
     nearer = new.separated & (~old.separated | (new.tau < old.tau))
     return jnp.where(fits, ~fitted | less, ~fitted & nearer)
 

@@ -47,6 +47,7 @@ from gaunlearn.models import (
     preactivations,
     slopes,
 )
+from gaunlearn.sums import matrix_norm, row_sums
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
@@ -218,7 +219,7 @@ def _judge(
     """
     slack = _SLACK_UNITS * jnp.finfo(c.dtype).eps
     correlations = program.correlate(c)
-    norms = jnp.sqrt(jnp.maximum((c * correlations).sum(1), 0.0))  # of theta_j / u_j
+    norms = jnp.sqrt(jnp.maximum(row_sums(c * correlations), 0.0))  # of theta_j / u_j
     noise = slack * jnp.max(norms) * program.lengths
     correlations = jnp.where(jnp.abs(correlations) > noise, correlations, 0.0)
     uncertain = slack * jnp.max(jnp.abs(level))
@@ -414,7 +415,7 @@ def find_limit(
     z = clean_preactivations(weights, u, x)
     q = y * (u @ activation(model, z))
     least = jnp.min(jnp.where(retain, q, jnp.inf))
-    norm = jnp.linalg.norm(weights)
+    norm = matrix_norm(weights)
     squared_margin = (jnp.maximum(least, 0.0) / jnp.where(norm > 0, norm, 1.0)) ** 2
     program = _Program(
         gram=gram,
@@ -462,11 +463,11 @@ def find_limit(
 
     # An independent look at the result: derivatives from the signs, except at kinks.
     z = preactivations(theta, x)
-    size = jnp.linalg.norm(theta) / jnp.sqrt(neuron_count(u)) * lengths
+    size = matrix_norm(theta) / jnp.sqrt(neuron_count(u)) * lengths
     at_kink = (jnp.abs(z) <= _RESIDUAL_UNITS * rounding * size) & model.has_kinks
     at_kink &= u[:, None] != 0
     c = jnp.where(at_kink, c, jnp.where(retain, slopes(model, z), 0.0) * level)
-    epsilon = jnp.linalg.norm(theta - (u[:, None] * c) @ signed)
+    epsilon = matrix_norm(theta - (u[:, None] * c) @ signed)
     residual = jnp.maximum(epsilon, jnp.max(jnp.where(retain, level * (q - 1), -jnp.inf)))
     unit = largest_logits(model, theta, u, x)
     at_margin = jnp.abs(q - 1) <= _SLACK_UNITS * rounding * unit

@@ -22,6 +22,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from gaunlearn.sums import matrix_norm, row_norms
+
 __all__ = [
     "LINEAR",
     "MODELS",
@@ -192,7 +194,7 @@ def rounding_reach(
     scale = jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u))
     size = jnp.maximum(scale, lengths)
     units = _ZERO_UNITS * jnp.finfo(lengths.dtype).eps
-    return units * size[:, None] * jnp.linalg.norm(x, axis=1)
+    return units * size[:, None] * row_norms(x)
 
 
 def clean_preactivations(
@@ -200,7 +202,7 @@ def clean_preactivations(
 ) -> Float[Array, "n m"]:
     """z_ji, and exactly 0 where it may be rounding: at a kink the sign of that means nothing."""
     z = preactivations(weights, x)
-    return jnp.where(jnp.abs(z) <= rounding_reach(jnp.linalg.norm(weights, axis=1), u, x), 0.0, z)
+    return jnp.where(jnp.abs(z) <= rounding_reach(row_norms(weights), u, x), 0.0, z)
 
 
 def logits(
@@ -266,7 +268,7 @@ def largest_logits(
     layers' norms would grow with a power of n.
     """
     if not model.is_deep:
-        size = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(weights)
+        size = row_norms(x) * matrix_norm(weights)
         return size**model.power * jnp.linalg.norm(u)
     hidden, out = upper_layers(model, weights)
     values = activation(model, preactivations(weights, x))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from gaunlearn.sums import row_sums
+
 __all__ = ["snap"]
 
 # Curvature of so many units of rounding is none.
@@ -27,10 +29,10 @@ def snap(
     tiny = jnp.finfo(weights.dtype).tiny
     squares = jnp.diagonal(gram)
     flat = _FLAT_UNITS * rounding * squares.sum()
-    noise = rounding**2 * (weights**2).sum(1) * jnp.where(kink, squares, 0.0).sum(1)
+    noise = rounding**2 * row_sums(weights**2) * row_sums(jnp.where(kink, squares, 0.0))
 
     def solve(right_hand_side):
-        start = (right_hand_side**2).sum(1)
+        start = row_sums(right_hand_side**2)
         goal = jnp.maximum((0.1 * rounding) ** 2 * start, noise)
 
         def unfinished(state):
@@ -40,14 +42,14 @@ def snap(
         def iterate(state):
             a, residual, direction, squared, going, count = state
             image = jnp.where(kink, direction @ gram, 0.0)
-            bending = (direction * image).sum(1)
+            bending = row_sums(direction * image)
             # Rows that have converged, and directions without curvature to rounding, stand still:
             # iterating on rounding errors would diverge.
-            going = going & (bending > flat * (direction**2).sum(1))
+            going = going & (bending > flat * row_sums(direction**2))
             length = jnp.where(going, squared / jnp.maximum(bending, tiny), 0.0)[:, None]
             a = a + length * direction
             residual = residual - length * image
-            new_squared = (residual**2).sum(1)
+            new_squared = row_sums(residual**2)
             growth = (new_squared / jnp.maximum(squared, tiny))[:, None]
             going = going & (new_squared > goal)
             return a, residual, residual + growth * direction, new_squared, going, count + 1

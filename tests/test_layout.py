@@ -55,6 +55,7 @@ LAYERS = [
     {"unlearning.ascent"},
     {"unlearning.situation"},
     {"frontier", "fused", "generalisation"},
+    {"ladder"},
     {"certificate", "metrics", "training"},
     {"deep"},
     {"kkt", "theory", "limit", "snapping"},
@@ -65,7 +66,7 @@ LAYERS = [
     {"coordinates"},
     {"given"},
     {"models", "losses"},
-    {"types", "checks", "schema", "border"},
+    {"types", "checks", "schema", "border", "sums"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NUMERICAL = {name for names in LAYERS[LEVEL["trial"] :] for name in names} - {"doctor", "schema"}
