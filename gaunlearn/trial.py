@@ -86,7 +86,7 @@ class Settings(NamedTuple):
 
     Attributes:
         step_size, max_steps, target_log_loss, target_epsilon: see ``training.TrainingConfig``.
-        kink_tols: ladder of kink tolerances, or ``certificate.IGNORED_KINKS``.
+        kink_tols: ladder of kink tolerances, or ``ladder.IGNORED_KINKS``.
         tau_budget: how much tau a certificate may cost.
     """
 

@@ -9,7 +9,7 @@ import pytest
 from cases import output_weights, separated_network
 
 import gaunlearn
-from gaunlearn import certificate, limit
+from gaunlearn import ladder, limit
 from gaunlearn.certificate import one_minus_cosine
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU
@@ -18,7 +18,7 @@ from gaunlearn.unlearning.solves import ridge_newton_step, solve_spd
 
 LOGISTIC = LOSSES["logistic"]
 
-certify = jax.jit(certificate.certify, static_argnums=0)
+certify = jax.jit(ladder.certify, static_argnums=0)
 find_limit = jax.jit(limit.find_limit, static_argnums=0)
 
 

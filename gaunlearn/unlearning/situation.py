@@ -43,7 +43,7 @@ class Situation(NamedTuple):
         retain: the rest of the training set.
         retrained: the model retrained without the forget set.
         retraining_steps: what that took.
-        kink_tols, tau_budget: how certificates are computed (see ``certificate.certify``).
+        kink_tols, tau_budget: how certificates are computed (see ``ladder.certify``).
     """
 
     weights: Float[Array, "n r"]
