@@ -14,7 +14,6 @@ least-squares problem, convex, solved to its minimum for each delta.
 What comes out is an inner approximation: all triples hold, and there may be better ones.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -164,7 +163,7 @@ def best_and_least(
     retain: Bool[Array, " m"],
     kink_tols: Float[Array, " l"],
     tau_budget: Float[Array, ""],
-    ends: Sequence[Float[Array, "n r"]],
+    ends: Float[Array, "e n r"],
     deltas: Float[Array, " b"],
     taus: Float[Array, " t"],
     beyond: Bool[Array, ""] | bool = True,
@@ -191,14 +190,11 @@ def best_and_least(
     """
     if not model.has_kinks:
         kink_tols = kink_tols[:1]
-    paths = [path_to(model, weights, u, x, retain, end) for end in ends]
-    positions = jnp.stack([jax.vmap(partial(position_within, path))(taus) for path in paths])
-    points = jnp.concatenate(
-        [
-            jax.vmap(partial(point_on, path))(where)
-            for path, where in zip(paths, positions, strict=True)
-        ]
-    )
+    paths = jax.vmap(partial(path_to, model, weights, u, x, retain))(ends)
+    positions = jax.vmap(lambda path: jax.vmap(partial(position_within, path))(taus))(paths)
+    points = jax.vmap(lambda path, where: jax.vmap(partial(point_on, path))(where))(
+        paths, positions
+    ).reshape(-1, *weights.shape)
     exists = (~jnp.isnan(positions) & ~_repeats(positions)).ravel()
     rungs, budgets, free = len(kink_tols), len(deltas), len(taus)
     bounded = (free + len(points)) * budgets

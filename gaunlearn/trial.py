@@ -276,7 +276,7 @@ def certify_stage(
         keep,
         jnp.asarray(settings.kink_tols),
         jnp.asarray(settings.tau_budget),
-        list(ends),
+        ends,
         deltas,
         taus,
         beyond,

@@ -113,7 +113,7 @@ def test_which_rung_is_taken(rows, want):
 
 @jax.jit
 def looked_up(W, u, x, y, retain, ends):
-    return best_and_least(RELU, W, u, x, y, retain, TOLS, 1e-3, list(ends), DELTAS, TAUS)
+    return best_and_least(RELU, W, u, x, y, retain, TOLS, 1e-3, ends, DELTAS, TAUS)
 
 
 def every_triple(W, u, x, y, retain, ends):
@@ -160,7 +160,7 @@ def test_nothing_that_is_passed_over_was_better(seed, is_far, has_end):
 def test_of_the_rungs_alone_if_that_is_all():
     W, u, x, y, _, at_kinks = near_kinks(1)
     deltas = jnp.asarray([0.1, jnp.inf])
-    given_ = (RELU, W, u, x, y, EVERYTHING, TOLS, 1e-3, [jnp.asarray(at_kinks)], deltas, TAUS)
+    given_ = (RELU, W, u, x, y, EVERYTHING, TOLS, 1e-3, jnp.asarray(at_kinks)[None], deltas, TAUS)
     best, least = best_and_least(*given_, beyond=False)
     rungs = laddered(RELU, W, u, x, y, EVERYTHING, TOLS)
     fits = (rungs.delta <= deltas[:, None, None]) & (rungs.tau <= TAUS[None, :, None])
