@@ -34,6 +34,7 @@ from common import (
 )
 
 import gaunlearn
+from gaunlearn.compiler import full_options
 from gaunlearn.ladder import KINK_TOLS, TAU_BUDGET, certify
 from gaunlearn.limit import find_limit
 from gaunlearn.losses import relative_slopes
@@ -325,12 +326,29 @@ def layouts(shapes):
         step, start = (in_gram, z0) if gram else (in_weights, w)
         return jax.lax.scan(step, start, None, count, unroll=unroll)[0]
 
+    def samples_first(batch, dtype, unroll, _):
+        w, x, y = (a.astype(dtype) for a in batch)
+        u = output_weights(RELU, w.shape[1]).astype(dtype)
+        k = x @ (y[:, :, None] * x).transpose(0, 2, 1)
+
+        def step(z, _):
+            q = y * (jax.nn.relu(z) @ u)
+            return z + k @ (u * jnp.where(z > 0, slopes(q)[:, :, None], 0)), None
+
+        return jax.lax.scan(step, x @ w.transpose(0, 2, 1), None, count, unroll=unroll)[0]
+
     rows = []
     for m, n in shapes:
         batch = reduced_batch(m, n, 1000, LANES)
         calls = {"as shipped, Gram, float64": lambda b=batch: steps_of(b, count)}
-        for name, layout in (("batch first", batch_first), ("batch last", batch_last)):
-            for gram in (False, True):
+        plainly = jax.jit(steps_of, static_argnums=1, compiler_options=full_options())
+        calls["the same, fusions compiled plainly, Gram, float64"] = partial(plainly, batch, count)
+        for name, layout, kinds in (
+            ("samples first", samples_first, (True,)),
+            ("neurons first", batch_first, (False, True)),
+            ("batch last", batch_last, (False, True)),
+        ):
+            for gram in kinds:
                 for dtype, unroll in ((jnp.float64, 1), (jnp.float64, 4), (jnp.float32, 1)):
                     label = f"{name}, {'Gram' if gram else 'weights'}, {dtype.__name__}, x{unroll}"
                     compiled = jax.jit(layout, static_argnums=(1, 2, 3))

@@ -22,6 +22,8 @@ What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a 
 * an iteration of the limit solver: one product with the Gram matrix for each iteration of conjugate
   gradients; counted is one of them.
 * logits on the test set: 2 t n r; inputs, weights and logits are moved once.
+
+Also what a sum over pairs takes, by XLA and as a product.
 """
 
 import argparse
@@ -49,9 +51,10 @@ from common import (
 )
 
 from gaunlearn.certificate import certify_at
-from gaunlearn.compiler import full_options
+from gaunlearn.compiler import full_options, loop_options
 from gaunlearn.limit import find_limit
 from gaunlearn.models import RELU, logits, output_weights, preactivations
+from gaunlearn.sums import matrix_sum, row_sums
 from gaunlearn.sweep.host import host_cores
 from gaunlearn.training import Descent
 
@@ -96,8 +99,9 @@ def kernels(m, n, lanes, repeats):
     settings = descent("isotropic", STEPS)
     # As the sweep engine has its programs compiled.
     compiled = partial(jax.jit, compiler_options=full_options())
+    in_a_loop = partial(jax.jit, compiler_options=loop_options())
 
-    @compiled
+    @in_a_loop
     def train(w, x, y):
         return jax.vmap(lambda *a: Descent(RELU, settings, a[0], u, *a[1:], keep).run().weights)(
             w, x, y
@@ -130,11 +134,11 @@ def kernels(m, n, lanes, repeats):
     )
     gram = jnp.einsum("bir,bjr->bij", x, x) / m
 
-    @compiled
+    @in_a_loop
     def products(a, gram):
-        return jax.lax.fori_loop(0, STEPS, lambda _, a: a @ gram, a)
+        return jax.lax.fori_loop(0, STEPS, lambda _, a: gram @ a, a)
 
-    taken = timed_on_cores(lambda: products(jnp.ones((lanes, n, m)), gram)) / STEPS
+    taken = timed_on_cores(lambda: products(jnp.ones((lanes, m, n)), gram)) / STEPS
     yield "its product alone", taken, product, 24 * n * m
     operations = 4 * n * m * r + 2 * m * m * r + product
     for name, tol, more in (("KKT, no kinks", -1.0, 0), ("KKT, kinks", 1e-3, product)):
@@ -144,6 +148,31 @@ def kernels(m, n, lanes, repeats):
     yield "limit, an iteration", taken, product + 8 * n * m, 24 * n * m
     taken = timed_on_cores(lambda: test(trained, fresh))
     yield "test set", taken, 2 * TESTS * n * r + 3 * TESTS * n, model + 8 * TESTS * (r + 1)
+
+
+def compare_sums(shapes, repeats, lanes=8):
+    """Rows: sums over a trial's pairs as XLA writes them, and as products with ones (``sums``)."""
+    for m, n in shapes:
+        pairs = jnp.asarray(np.random.default_rng(0).normal(size=(lanes, n, m)))
+        row: dict[str, str | int] = {"m, n": f"{m}, {n}", "trials side by side": lanes}
+        for name, one in (
+            ("rows, XLA's, us", lambda a: a.sum(1)),
+            ("product, us", row_sums),
+            ("all, XLA's, us", jnp.sum),
+            ("products, us", matrix_sum),
+        ):
+
+            @partial(jax.jit, compiler_options=full_options())
+            def again(pairs, one=one):
+                def add(_, sofar):
+                    found = jax.vmap(one)(pairs * (1 + 1e-18 * sofar))
+                    return sofar + found.ravel()[0]
+
+                return jax.lax.fori_loop(0, STEPS, add, 0.0)
+
+            taken = median_seconds(partial(again, pairs), repeats)
+            row[name] = f"{1e6 * taken / STEPS / lanes:.2f}"
+        yield row
 
 
 def compare(shapes, repeats, pairs=PAIRS):
@@ -238,6 +267,7 @@ if __name__ == "__main__":
     begin("roofline")
     shapes, repeats = (SHAPES[1:2], 3) if args.quick else (SHAPES, 7)
     table("Kernels against the machine", compare(shapes, repeats))
+    table("Sums over a trial's pairs, one core", compare_sums(shapes, repeats))
     with tempfile.TemporaryDirectory() as place:
         shapes = SHAPES[:1] if args.quick else SHAPES[:3]
         seeds = 8 if args.quick else 16

@@ -6,7 +6,7 @@ from functools import cache
 
 import jax
 
-__all__ = ["WORK", "Options", "Work", "full_options", "quick_options"]
+__all__ = ["WORK", "Options", "Work", "full_options", "loop_options", "quick_options"]
 
 Options = dict[str, bool | int]
 
@@ -36,6 +36,13 @@ def full_options() -> Options:
     longer, and the kernels here run no faster for it (docs/measurements.md, *Compiling*).
     """
     return _if_known(_PLAIN_FUSIONS)
+
+
+def loop_options() -> Options:
+    """For small programs that go round a loop for most of their time: XLA's own choice, which makes
+    training steps a fifth faster (docs/measurements.md, *The training step*).
+    """
+    return {}
 
 
 def quick_options() -> Options:

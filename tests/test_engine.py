@@ -500,17 +500,20 @@ def test_turns_keep_the_order_and_share_a_program():
 def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
     """At once where that is known beforehand; else when a quick one has had its share."""
     asked = []
-    for name in ("quick_options", "full_options"):
+    for name in ("quick_options", "full_options", "loop_options"):
         monkeypatch.setattr(lanes_module, name, lambda name=name: asked.append(name) or {})
     share = lanes_module._QUICK_PAIRS * len(jax.local_devices())
 
-    def run(static, passes, ahead=0):
-        run_in_turns(doubled, static, np.arange(2.0), (), Terms(1, 8, 8000), passes, ahead)
+    def run(static, passes, ahead=0, is_loop=False):
+        terms = Terms(1, 8, 8000, is_loop=is_loop)
+        run_in_turns(doubled, static, np.arange(2.0), (), terms, passes, ahead)
         return asked[-1]
 
     assert run("little", 1) == "quick_options"
     assert run("much", share) == "full_options"
     assert run("to come", 1, ahead=share) == "full_options"
+    assert run("short loop", 1, is_loop=True) == "quick_options"
+    assert run("long loop", share, is_loop=True) == "loop_options"
     assert run("often", share // 40) == "quick_options"
     assert run("often", share // 40) == "quick_options"
     assert run("often", share // 40) == "full_options"

@@ -377,7 +377,7 @@ class _Work:
             setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
-            self.terms,
+            self.terms._replace(is_loop=True),
             passes=1 + steps // (_STEPS * len(lanes)),
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)

@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from gaunlearn.compiler import WORK, full_options, quick_options
+from gaunlearn.compiler import WORK, Options, full_options, loop_options, quick_options
 from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.rehearsal import Rehearsal
 from gaunlearn.sweep.traced import Compiled, program_of, traced
@@ -153,12 +153,14 @@ class Terms(NamedTuple):
         pairs: (neuron, sample) pairs that one lane works on at a time.
         batch_pairs: how many a batch may work on.
         rehearsal: what this is part of; None if it is to be computed.
+        is_loop: whether programs are small, and go round a loop for most of their time.
     """
 
     size: int
     pairs: int
     batch_pairs: int
     rehearsal: Rehearsal | None = None
+    is_loop: bool = False
 
     def widths(self) -> tuple[int, int]:
         """The fewest and the most lanes of a batch."""
@@ -249,7 +251,7 @@ def _compile(
     static: Any,
     batch: int,
     devices: tuple[Any, ...],
-    quick: bool,
+    make_options: Callable[[], Options],
     tree: Any,
     shapes: tuple[Any, ...],
 ) -> Compiled:
@@ -257,7 +259,7 @@ def _compile(
     over devices.
 
     Args:
-        quick: whether to save the compiler's time rather than the program's.
+        make_options: the compiler's.
         tree: of (lanes, counts, common).
         shapes: and types of its leaves.
     """
@@ -272,7 +274,7 @@ def _compile(
         lanes, count, common = jax.tree.unflatten(tree, leaves)
         return stage(static, batch, lanes, count[0], common)
 
-    options = quick_options() if quick else full_options()
+    options = make_options()
     program = jax.jit(
         jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False),
         compiler_options=options,
@@ -316,7 +318,8 @@ def _run(
         _QUICK_PAIRS * programs,
         terms.pairs * ahead,
     )
-    how = stage, static, batch, devices, quick, tree, shapes
+    slowly = loop_options if terms.is_loop else full_options
+    how = stage, static, batch, devices, quick_options if quick else slowly, tree, shapes
     if rehearsal is not None:
         rehearsal.go_on()
     program = program_of(how, lambda: _compile(*how))
