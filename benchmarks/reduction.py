@@ -285,7 +285,7 @@ def layouts(shapes):
         weight = jnp.exp(-(q - q.min(-1, keepdims=True)))
         return weight / weight.sum(-1, keepdims=True)
 
-    def batch_first(batch, dtype, unroll, gram):
+    def neurons_first(batch, dtype, unroll, gram):
         w, x, y = (a.astype(dtype) for a in batch)
         u = output_weights(RELU, w.shape[1]).astype(dtype)
         signed = y[:, :, None] * x
@@ -345,7 +345,7 @@ def layouts(shapes):
         calls["the same, fusions compiled plainly, Gram, float64"] = partial(plainly, batch, count)
         for name, layout, kinds in (
             ("samples first", samples_first, (True,)),
-            ("neurons first", batch_first, (False, True)),
+            ("neurons first", neurons_first, (False, True)),
             ("batch last", batch_last, (False, True)),
         ):
             for gram in kinds:

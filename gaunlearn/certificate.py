@@ -263,16 +263,19 @@ def _unit(
     return jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * row_norms(x)
 
 
-def _near_zero(
+def _kinks_within(
     z: Float[Array, "n m"],
     lengths: Float[Array, " n"],
     u: Float[Array, " n"],
     x: Float[Array, "m r"],
+    retain: Bool[Array, " m"],
     kink_tol: Float[Array, ""],
 ) -> Bool[Array, "n m"]:
-    """Which pre-activations are within a tolerance of 0, or of rounding."""
+    """Which pairs are taken for kinks: within a tolerance of 0, or of rounding; none if the
+    tolerance is negative.
+    """
     reach = jnp.maximum(kink_tol * _unit(lengths, u, x), rounding_reach(lengths, u, x))
-    return jnp.abs(z) <= reach
+    return (jnp.abs(z) <= reach) & retain & (u[:, None] != 0) & (kink_tol >= 0)
 
 
 def distinct_rungs(
@@ -290,11 +293,9 @@ def distinct_rungs(
     if model.is_deep or not model.has_kinks:
         return jnp.ones(kink_tols.shape, bool)
     z, lengths = preactivations(weights, x), row_norms(weights)
-    counted = retain & (u[:, None] != 0)
 
     def kinks(tol):
-        near = counted & _near_zero(z, lengths, u, x, tol) & (tol >= 0)
-        return matrix_sum(near.astype(z.dtype))
+        return matrix_sum(_kinks_within(z, lengths, u, x, retain, tol).astype(z.dtype))
 
     # What is within a tolerance is within a larger one: as many are the same ones.
     found = jax.vmap(kinks)(kink_tols)
@@ -322,7 +323,7 @@ def _snapped(
     lengths = row_norms(weights)
     unit = _unit(lengths, u, x)
     may = (kink_tol >= 0) & retain & (u[:, None] != 0)
-    kink = may & _near_zero(z, lengths, u, x, kink_tol)
+    kink = _kinks_within(z, lengths, u, x, retain, kink_tol)
 
     def move(state):
         moved = snap(state.weights, x, kink)

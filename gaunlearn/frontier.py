@@ -6,7 +6,7 @@ dials trade their numbers against each other.
 *tau against epsilon*: W~ may be anywhere. Here it moves along paths that start at W^, projected
 onto the kinks of a better point E (a limit, a retrained model), and follow the great circle to E:
 on all of it E's kinks are kinks (not of deep networks), so that epsilon falls to that of E while
-tau grows. The ladder of kink tolerances (``certificate``) is a path of its own.
+tau grows. The ladder of kink tolerances (``ladder``) is a path of its own.
 
 *delta against epsilon*: at one W~ the least epsilon under lambda_i (q_i - 1) <= delta is a bounded
 least-squares problem, convex, solved to its minimum for each delta.
@@ -140,8 +140,8 @@ class _Found(NamedTuple):
         best: the certificate that the ladder gives.
         epsilon, rung, weights: (t, ...) of the best rung within each budget for tau; inf, -1 and
             NaN if there is none.
-        reached: (t + p,) the least delta that each of these rungs, and then points, is known to
-            have at its least epsilon; NaN if it has none.
+        reached: (t + p,) delta of the last solution at each of these rungs, and then points; inf
+            before the first, NaN if the point separates nothing.
         triples: (s, 3) epsilon, delta and tau; NaN where nothing was looked at.
     """
 
@@ -174,9 +174,8 @@ def best_and_least(
     Looked at are the rungs; of those within a budget for tau the one with the least epsilon, with
     its multipliers bounded for delta; and, for each end, the point of the path that is as far from
     W^ as the budget for tau allows, likewise. All one after the other, in one loop: the kernel is
-    by far the largest part of what is compiled. Nothing is looked at twice: rungs with the kinks of
-    the rung before, points that budgets have in common, and bounds that a solution keeps unbidden
-    are passed over.
+    by far the largest part of what is compiled. Passed over are rungs with the kinks of the rung
+    before, points that budgets have in common on a path, and bounds that a solution keeps unbidden.
 
     Args:
         weights: W^.
@@ -195,7 +194,7 @@ def best_and_least(
     points = jax.vmap(lambda path, where: jax.vmap(partial(point_on, path))(where))(
         paths, positions
     ).reshape(-1, *weights.shape)
-    exists = (~jnp.isnan(positions) & ~_repeats(positions)).ravel()
+    exists = ~jnp.isnan(positions) & ~jnp.isnan(paths.angle)[:, None] & ~_repeats(positions)
     rungs, budgets, free = len(kink_tols), len(deltas), len(taus)
     bounded = (free + len(points)) * budgets
     # What each step looks at: a rung, or else a place: a best rung or, behind these, a point. The
@@ -212,8 +211,9 @@ def best_and_least(
         been looked at, which come first.
         """
         # A solution that keeps a tighter bound is its solution too.
-        open_ = jnp.append((found.rung >= 0) & ~_repeats(found.rung), exists)
-        return found.pending & (is_rung | (open_[place] & (found.reached[place] > bound)))
+        open_ = jnp.append((found.rung >= 0) & ~_repeats(found.rung), exists.ravel())
+        finite = jnp.minimum(bound, jnp.finfo(bound.dtype).max)
+        return found.pending & (is_rung | (open_[place] & (found.reached[place] > finite)))
 
     def look(found):
         number = jnp.argmax(useful(found))

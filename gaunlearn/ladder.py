@@ -122,7 +122,9 @@ def is_better(new: Certificate, old: Certificate, tau_budget: Float[Array, ""]) 
 
 
 def choose(rungs: Certificate, tau_budget: Float[Array, ""]) -> Certificate:
-    """The best of stacked certificates (``is_better``)."""
+    """The best of stacked certificates: one after the other is held against the best so far
+    (``is_better``), so that the first of several equal ones is taken.
+    """
 
     def rung(number):
         return jax.tree.map(lambda leaf: leaf[number], rungs)

@@ -167,9 +167,9 @@ class Descent:
 
     Descent moves W by multiples of samples, W = W(0) + C^T x, and both optimizers are linear in the
     gradient: with the Gram matrix, a step on C costs one product where one on W costs two. C is
-    (m, n): processors are quickest along the neurons, of which there are more. For m > 2 r steps
-    are taken on W, and so they are for models of higher homogeneity. The derivative of ReLU at 0 is
-    taken to be 0.
+    (m, n): processors are quickest along the neurons, of which there usually are more. For m > 2 r
+    steps are taken on W, and so they are for models of higher homogeneity. The derivative of ReLU
+    at 0 is taken to be 0.
 
     Args:
         epsilon_of: weights -> epsilon, for ``target_epsilon``; required when that is positive.
@@ -215,7 +215,7 @@ class Descent:
     def _gradient_on_samples(
         self, gram: Float[Array, "m m"], first_z: Float[Array, "m n"], c: Float[Array, "m n"]
     ) -> tuple[Float[Array, "m n"], Float[Array, ""]]:
-        """G of the gradient of log L with respect to W, G^T x; and log L."""
+        """G, with which the gradient of log L with respect to W is G^T x; and log L."""
         z = first_z + gram @ c
         pulls, log_loss = self._pulls(activation(self.model, z) @ self.u)
         return slopes(self.model, z) * self.u * -pulls[:, None], log_loss

@@ -1,4 +1,4 @@
-"""The ladder of tolerances, and all that is looked at beyond it: nothing twice, nothing left out.
+"""The ladder of tolerances, and all that is looked at beyond it: nothing is left out.
 
 Whatever is passed over is computed here all the same, one certificate after the other.
 """
@@ -11,13 +11,14 @@ from cases import network_at_kinks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gaunlearn import frontier
 from gaunlearn.certificate import Certificate, certify_at, distinct_rungs, one_minus_cosine
 from gaunlearn.frontier import best_and_least, path_to, point_on, position_within
 from gaunlearn.ladder import certify, choose, ladder
 from gaunlearn.models import LINEAR, RELU, deep_relu
 
 TOLS = jnp.asarray([0.0, 1e-5, 1e-3, 1e-3, 3e-2, 4e-2, 0.2, 1e-2])
-DELTAS, TAUS = jnp.asarray([1e-2, 1e-1]), jnp.asarray([1e-3, 1e-2, 1e-1])
+DELTAS, TAUS = jnp.asarray([1e-2, jnp.inf, 1e-1]), jnp.asarray([1e-3, 1e-2, 1e-1])
 EVERYTHING = jnp.ones(6, bool)
 
 
@@ -31,6 +32,7 @@ def near_kinks(seed):
 
 certified = jax.jit(certify_at, static_argnames="model")
 laddered = jax.jit(ladder, static_argnames="model")
+climbed = jax.jit(certify, static_argnames="model")
 
 
 @settings(deadline=None, max_examples=20)
@@ -48,7 +50,7 @@ def test_each_rung_is_the_certificate_at_its_tolerance(seed):
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-6, 1e-3, 1.0]))
 def test_the_best_is_that_of_all_rungs(seed, budget):
     W, u, x, y, *_ = near_kinks(seed)
-    best = jax.jit(certify, static_argnames="model")(RELU, W, u, x, y, EVERYTHING, TOLS, budget)
+    best = climbed(RELU, W, u, x, y, EVERYTHING, TOLS, budget)
     want = choose(laddered(RELU, W, u, x, y, EVERYTHING, TOLS), budget)
     for name, got, own in zip(Certificate._fields, best, want, strict=True):
         np.testing.assert_allclose(got, own, rtol=1e-12, atol=1e-14, err_msg=name)
@@ -99,6 +101,8 @@ def stacked(*rows):
         # Of equal ones the first, and rounding is no difference.
         ([(0.5, 0.0, True), (0.3, 1e-4, True), (0.3, 0.0, True)], 1),
         ([(0.3, 1e-4, True), (0.3 - 1e-16, 0.0, True)], 0),
+        # Steps that are rounding each, but not together.
+        ([(1.0, 0.0, True), (1.0 - 5e-16, 0.0, True), (1.0 - 1.2e-15, 0.0, True)], 2),
         # None within: the least tau of those that separate.
         ([(0.5, 0.4, True), (0.9, 0.2, True), (0.1, 0.3, True)], 1),
         ([(np.nan, np.nan, False), (0.9, 0.2, True), (np.nan, np.nan, False)], 1),
@@ -146,7 +150,7 @@ def test_nothing_that_is_passed_over_was_better(seed, is_far, has_end):
     retain = jnp.arange(6) != seed % 6
     best, least = looked_up(W, u, x, y, retain, ends)
     np.testing.assert_allclose(
-        best.epsilon, certify(RELU, W, u, x, y, retain, TOLS, 1e-3).epsilon, rtol=1e-12
+        best.epsilon, climbed(RELU, W, u, x, y, retain, TOLS, 1e-3).epsilon, rtol=1e-12
     )
     triples = np.array(list(every_triple(W, u, x, y, retain, ends)))
     for row, delta in enumerate(DELTAS):
@@ -172,3 +176,27 @@ def test_of_the_rungs_alone_if_that_is_all():
     assert np.isfinite(beyond).all()
     assert np.isfinite(least[1]).all()
     assert np.all(beyond[1] <= least[1])
+
+
+def test_what_is_known_is_not_computed_again(monkeypatch):
+    """W = [e_1, e_2] with u = [1, -1] on samples e_1, e_2 of either label is a KKT point with
+    multipliers 1 and delta 0: all rungs have its two kinks, no bound asks for other multipliers,
+    and the path to itself is one point, at which they are 0, too. Nothing leads to what is NaN.
+    """
+    looks = []
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: looks.append(1))
+        return certify_at(*arguments)
+
+    monkeypatch.setattr(frontier, "certify_at", counted)
+    W, u, x, y = jnp.eye(2), jnp.asarray([1.0, -1.0]), jnp.eye(2), jnp.asarray([1.0, -1.0])
+    for ends, want in (([W, jnp.full_like(W, jnp.nan)], 2), ([W, W], 3)):
+        looks.clear()
+        best, least = best_and_least(
+            RELU, W, u, x, y, jnp.ones(2, bool), TOLS, 1e-3, jnp.stack(ends), DELTAS, TAUS
+        )
+        jax.effects_barrier()
+        assert len(looks) == want
+        assert best.epsilon == 0.0
+        assert np.all(least == 0.0)

@@ -59,7 +59,7 @@ _NOTHING = 0
 # Times of a limit, and of what a trial takes besides, in that of a certificate at one tolerance;
 # and how many training steps take as long.
 _LIMIT, _BESIDES, _STEPS = 8, 5, 20
-# Certificates at one tolerance that the frontier's columns take.
+# Certificates at one tolerance that the frontier's columns take, at most.
 _FRONTIER = 12
 # A block is rehearsed if what it keeps takes no more of the free memory: its zeros are memory, too.
 _REHEARSED = 0.1
@@ -377,7 +377,7 @@ class _Work:
             setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
-            self.terms._replace(is_loop=True),
+            self.terms._replace(is_loop=not setup.to_epsilon),
             passes=1 + steps // (_STEPS * len(lanes)),
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)

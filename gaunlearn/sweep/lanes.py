@@ -318,8 +318,8 @@ def _run(
         _QUICK_PAIRS * programs,
         terms.pairs * ahead,
     )
-    slowly = loop_options if terms.is_loop else full_options
-    how = stage, static, batch, devices, quick_options if quick else slowly, tree, shapes
+    thorough = loop_options if terms.is_loop else full_options
+    how = stage, static, batch, devices, quick_options if quick else thorough, tree, shapes
     if rehearsal is not None:
         rehearsal.go_on()
     program = program_of(how, lambda: _compile(*how))
