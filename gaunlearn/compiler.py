@@ -40,7 +40,7 @@ def full_options() -> Options:
 
 def loop_options() -> Options:
     """For small programs that go round a loop for most of their time: XLA's own choice, which makes
-    training steps a fifth faster (docs/measurements.md, *The training step*).
+    training steps up to a fifth faster (docs/measurements.md, *Against the machine*).
     """
     return {}
 

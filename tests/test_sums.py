@@ -3,12 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaunlearn.sums import matrix_norm, matrix_sum, row_norms, row_sums
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
 def test_they_are_sums(seed, n, m):
     a = np.random.default_rng(seed).normal(size=(n, m))
