@@ -33,14 +33,14 @@ def _if_known(*options: Options) -> Options:
 
 def full_options() -> Options:
     """For programs with much to do. On CPUs XLA's newer way of compiling fusions takes a third
-    longer, and the kernels here run no faster for it (docs/measurements.md, *Compiling*).
+    longer, and most kernels here run no faster for it (docs/measurements.md, *Compiling*).
     """
     return _if_known(_PLAIN_FUSIONS)
 
 
 def loop_options() -> Options:
     """For small programs that go round a loop for most of their time: XLA's own choice, which makes
-    training steps up to a fifth faster (docs/measurements.md, *Against the machine*).
+    training steps up to a third faster (docs/measurements.md, *Against the machine*).
     """
     return {}
 

@@ -1,5 +1,5 @@
-"""Sums and norms of (n, m) arrays as products with ones: XLA's loops on CPUs take some five times
-as long for the same sum (docs/measurements.md, *Against the machine*).
+"""Sums and norms of (n, m) arrays as products with ones: XLA's loops on CPUs take five to nine
+times as long for the same sum (docs/measurements.md, *Against the machine*).
 """
 
 import jax.numpy as jnp
