@@ -62,7 +62,7 @@ class Work:
         """To count on without changing this."""
         return Work(self._done)
 
-    def stays_quick(self, program: Hashable, work: int, enough: int, ahead: int = 0) -> bool:
+    def stays_quick(self, program: Hashable, work: int, enough: int, ahead: float = 0) -> bool:
         """Whether a program is (still) to be one that was compiled quickly; counts its work.
 
         Args:

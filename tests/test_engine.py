@@ -33,7 +33,8 @@ from gaunlearn.sweep.lanes import (
     run_in_turns,
     run_lanes,
 )
-from gaunlearn.sweep.plan import Limits, families_of, plan_blocks, survey
+from gaunlearn.sweep.place import Place
+from gaunlearn.sweep.plan import Limits, Load, families_of, plan_blocks, survey
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.shapes import COMPILATION_S, Size, choose_shapes, step_seconds
 from gaunlearn.sweep.spec import load_spec
@@ -253,11 +254,11 @@ def out_of_memory_above(limit_pairs, limit_rows):
     """``run_block`` on a machine that cannot do more at a time."""
     sizes = []
 
-    def run_block(block, directory, batch_pairs, report, keep_weights):
+    def run_block(block, directory, batch_pairs, *others, **named):
         sizes.append((batch_pairs, block.trials))
         if batch_pairs > limit_pairs or block.trials > limit_rows:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return original(block, directory, batch_pairs, report, keep_weights)
+        return original(block, directory, batch_pairs, *others, **named)
 
     original = worker.run_block
     return run_block, sizes
@@ -312,6 +313,36 @@ def test_a_million_trials_are_planned_in_a_moment(tmp_path):
     assert len(found.programs) <= 12
     block = next(plan_blocks(lambda: families_of(sweep), tmp_path, found.shapes, Limits()))
     assert 0 < block.trials <= plan._BLOCK_ROWS
+
+
+def test_the_first_of_several_blocks_is_short_and_all_know_what_comes_later(tmp_path, monkeypatch):
+    """Families take 0.4 of a block each: two fit into one, and into an eighth of one none does, so
+    that the first block has the one that it must have.
+    """
+    path, run, blocks = write(tmp_path, SPEC, seeds=6), worker.run_block, []
+    sweep = load_spec(path)
+    (program,), seconds = survey(sweep).programs, survey(sweep).seconds / 6
+    monkeypatch.setattr(plan, "BLOCK_S", seconds / 0.4 / machine.speed())
+    monkeypatch.setattr(worker, "BLOCK_S", plan.BLOCK_S)
+
+    def seen(block, *others, following, **named):
+        blocks.append((block, following()))
+        return run(block, *others, following=following, **named)
+
+    monkeypatch.setattr(worker, "run_block", seen)
+    gaunlearn.run(path, tmp_path / "run")
+    each = [block for block, _ in blocks]
+    assert [len(block.families) for block in each] == [1, 2, 2, 1]
+    assert [block.later for block in each] == pytest.approx([0, 1.5, 0.5, 0])
+    assert [after for _, after in blocks] == [*each[1:], None]
+    assert Load.total(each[0].families).seconds(program) == pytest.approx(seconds)
+    blocks.clear()
+    # Of what is one block, and of a search's later rounds, nothing is short.
+    alone = worker.Alone(Place.of(tmp_path / "run"), set(), lambda stage: None)
+    assert alone.limits(plan.BLOCK_S * machine.speed()).first == 1
+    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == plan.FIRST
+    alone.run(iter(()), lambda receipt: None)
+    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == 1
 
 
 MANY_WAYS = """
@@ -504,14 +535,17 @@ def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
         monkeypatch.setattr(lanes_module, name, lambda name=name: asked.append(name) or {})
     share = lanes_module._QUICK_PAIRS * len(jax.local_devices())
 
-    def run(static, passes, ahead=0, is_loop=False):
-        terms = Terms(1, 8, 8000, is_loop=is_loop)
+    def run(static, passes, ahead=0, is_loop=False, later=0.0):
+        terms = Terms(1, 8, 8000, is_loop=is_loop, later=later)
         run_in_turns(doubled, static, np.arange(2.0), (), terms, passes, ahead)
         return asked[-1]
 
     assert run("little", 1) == "quick_options"
     assert run("much", share) == "full_options"
     assert run("to come", 1, ahead=share) == "full_options"
+    assert run("in later blocks", 1, later=share) == "full_options"
+    assert run("ahead there", 1, ahead=share // 40, later=39.0) == "full_options"
+    assert run("not enough", 1, ahead=share // 40, later=1.0) == "quick_options"
     assert run("short loop", 1, is_loop=True) == "quick_options"
     assert run("long loop", share, is_loop=True) == "loop_options"
     assert run("often", share // 40) == "quick_options"

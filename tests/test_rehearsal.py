@@ -75,6 +75,37 @@ def test_it_makes_all_programs_that_the_block_needs(sweep_of, monkeypatch, kind)
     assert set(traced._programs) <= set(before)
 
 
+def test_what_follows_is_rehearsed_if_it_needs_the_same(sweep_of, monkeypatch):
+    """With much to come it asks for better programs, which are there before it is."""
+    sweep = sweep_of({})
+    block = first_block(sweep)
+    rehearsals = []
+
+    @contextmanager
+    def at_once(key, perform):
+        made = set(traced._programs)
+        perform(Rehearsal())
+        rehearsals.append((key, set(traced._programs) - made))
+        yield
+
+    monkeypatch.setattr(execute, "rehearsed", at_once)
+    lanes.forget_capacities()
+    traced.forget_programs()
+    after = block._replace(later=1e9)
+    execute.run_block(block, sweep.directory, 8000, following=lambda: after)
+    execute.run_block(after, sweep.directory, 8000)
+    (key, made), (key_after, made_after) = rehearsals
+    assert key != key_after
+    stages = {how[0] for how in made}
+    assert len(made) == 2 * len(stages)
+    assert not made_after
+    another = after._replace(program=after.program._replace(dtype="float32"))
+    rehearsals.clear()
+    traced.forget_programs()
+    execute.run_block(block, sweep.directory, 8000, following=lambda: another)
+    assert len(rehearsals[0][1]) == len(stages)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_empty_problems_have_the_shapes_of_those_that_are_built(sweep_of, kind):
     sweep = sweep_of(KINDS[kind])

@@ -149,6 +149,11 @@ class Cluster:
         """See ``worker.Crew``."""
         return sum(ability.speed for ability in self._able or self._known)
 
+    @property
+    def workers(self) -> int:
+        """See ``worker.Crew``."""
+        return len(self._able or self._known)
+
     def limits(self, seconds: float) -> Limits:
         """Blocks that every worker has the memory for; longer ones where there is much to do."""
         usual = seconds / self.speed / _BLOCKS_OF_A_WORKER

@@ -56,9 +56,10 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
-# Times of a limit, and of what a trial takes besides, in that of a certificate at one tolerance;
-# and how many training steps take as long.
-_LIMIT, _BESIDES, _STEPS = 8, 5, 20
+# What a quickly compiled program loses, against the compiler's time that it saves, in units of what
+# that of certificates loses at one tolerance: with a limit, an unlearned model, and so many steps
+# (docs/measurements.md, *Compiling*). Others lose one.
+_LIMIT, _UNLEARN, _STEPS = 15, 10, 2
 # Certificates at one tolerance that the frontier's columns take, at most.
 _FRONTIER = 12
 # A block is rehearsed if what it keeps takes no more of the free memory: its zeros are memory, too.
@@ -147,6 +148,7 @@ def run_block(
     report: Callable[[str], None] = lambda stage: None,
     keep_weights: bool = False,
     keep_unlearned: bool = False,
+    following: Callable[[], Block | None] = lambda: None,
 ) -> Results:
     """Run all trials of a block.
 
@@ -156,32 +158,33 @@ def run_block(
         report: called with the name of each stage as it begins.
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
+        following: gives the block that will be run next, whose programs may be made meanwhile.
     """
-    program, model = block.program, block.program.setup.model
-    room = program.room
-    size = lane_bytes(room, upper_columns(model, room.neurons))
     report("data")
-    # Families that differ in training alone have the same data and initial weights.
-    sections = [(family.data, family.model, family.seed) for family in block.families]
-    number_of = {key: number for number, key in enumerate(dict.fromkeys(sections))}
-    wanted, problem_of = list(number_of), [number_of[key] for key in sections]
-
-    with _precision_of(program):
+    with _precision_of(block.program):
         kernel = _kernel(block)
 
-    def perform(rehearsal: Rehearsal | None) -> Results:
-        make = build_problems if rehearsal is None else empty_problems
-        problems = make(wanted, room, directory)
-        terms = Terms(size, room.neurons * room.samples, batch_pairs, rehearsal)
+    def perform(some: Block, rehearsal: Rehearsal | None) -> Results:
         tell = report if rehearsal is None else lambda stage: None
-        with _precision_of(program):
-            work = _Work(block, problem_of, problems, directory, terms, kernel, tell)
+        with _precision_of(some.program):
+            work = _work(some, directory, batch_pairs, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
 
-    needed = Load.total(block.families).memory(program)
-    rehearse = needed <= _REHEARSED * host_memory()
-    with rehearsed((_needs(block), batch_pairs), perform) if rehearse else nullcontext():
-        return perform(None)
+    def rehearse(rehearsal: Rehearsal) -> None:
+        perform(block, rehearsal)
+        after = following()
+        if after is not None and after.program.lawless == block.program.lawless and _fits(after):
+            perform(after, rehearsal)
+
+    # Blocks with much to come ask for better compiled programs.
+    key = _needs(block), batch_pairs, block.later > 0
+    with rehearsed(key, rehearse) if _fits(block) else nullcontext():
+        return perform(block, None)
+
+
+def _fits(block: Block) -> bool:
+    """Whether there is memory to rehearse it."""
+    return Load.total(block.families).memory(block.program) <= _REHEARSED * host_memory()
 
 
 @contextmanager
@@ -221,6 +224,28 @@ def _way(family: Family, evaluate: Evaluation) -> tuple[Setup, int]:
     """What programs that certify have in common, with the rungs of their ladder."""
     setup = setup_of(family.model, family.train, evaluate)
     return setup, len(_settings(family.train, evaluate).kink_tols)
+
+
+def _work(
+    block: Block,
+    directory: Path,
+    batch_pairs: int,
+    kernel: Fused | None,
+    rehearsal: Rehearsal | None,
+    report: Callable[[str], None],
+) -> "_Work":
+    """A block with its data, or in a rehearsal with zeros for them."""
+    room, model = block.program.room, block.program.setup.model
+    # Families that differ in training alone have the same data and initial weights.
+    sections = [(family.data, family.model, family.seed) for family in block.families]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(sections))}
+    make = build_problems if rehearsal is None else empty_problems
+    problems = make(list(number_of), room, directory)
+    size = lane_bytes(room, upper_columns(model, room.neurons))
+    pairs = room.neurons * room.samples
+    terms = Terms(size, pairs, batch_pairs, rehearsal, later=block.later)
+    problem_of = [number_of[key] for key in sections]
+    return _Work(block, problem_of, problems, directory, terms, kernel, report)
 
 
 class _Work:
@@ -509,8 +534,7 @@ class _Work:
                 ]
             )
         )
-        names = [method.method for method in methods]
-        unlearned = self.unlearn(setup, names, (sets, settings, efforts), common)
+        unlearned = self.unlearn(setup, methods, (sets, settings, efforts), common)
         weights = unlearned.weights
         ends, at_limit = self.limits(
             LimitLane(sets.problem, sets.forget, weights),
@@ -537,11 +561,10 @@ class _Work:
                 settings,
                 np.arange(len(trials)),
                 efforts.step_fraction,
-                np.asarray([name == "ascent" for name in names]),
+                np.asarray([method.method == "ascent" for method in methods]),
             ),
             (*common, self.shared(unlearned, "unlearned")),
             self.on_tests,
-            passes=_BESIDES,
         )
         columns = take(compared, source) | judged | certified_columns | at_limit
         columns |= columns_of_least(least)
@@ -559,13 +582,17 @@ class _Work:
             unlearned=kept,
         )
 
-    def unlearn(self, setup: Setup, methods: Sequence[str], lanes: Any, common: Any) -> Unlearned:
-        """The models that each lane's method unlearns to; a program for each method."""
+    def unlearn(self, setup: Setup, methods: Sequence[Any], lanes: Any, common: Any) -> Unlearned:
+        """The models that each lane's method unlearns to; a program for each kind of method."""
+        names = [method.method for method in methods]
+        _, _, efforts = lanes
         parts, order = [], []
-        for method in dict.fromkeys(methods):
-            chosen = np.flatnonzero([other == method for other in methods])
+        for name in dict.fromkeys(names):
+            chosen = np.flatnonzero([other == name for other in names])
             some = take(lanes, chosen)
-            parts.append(run_lanes(stages.unlearn, (setup, method), some, common, self.terms))
+            passes = _UNLEARN + int(efforts.steps[chosen].max()) // _STEPS
+            static = setup, name
+            parts.append(run_lanes(stages.unlearn, static, some, common, self.terms, passes))
             order.append(chosen)
         together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return take(together, np.argsort(np.concatenate(order)))

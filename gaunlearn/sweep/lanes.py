@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from gaunlearn.compiler import WORK, Options, full_options, loop_options, quick_options
+from gaunlearn.compiler import WORK, full_options, loop_options, quick_options
 from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.rehearsal import Rehearsal
 from gaunlearn.sweep.traced import Compiled, program_of, traced
@@ -48,8 +48,8 @@ _NARROW = 4
 _SMALL_CAPACITY = 256
 _SMALL_BYTES = 1 << 24
 # (neuron, sample) pairs that a quickly compiled program may go over, all calls together: about
-# where it has lost what its compiler saved.
-_QUICK_PAIRS = 4_000_000
+# where it has lost what its compiler saved (docs/measurements.md, *Compiling*).
+_QUICK_PAIRS = 40_000_000
 # What the results of a turn may take on a device.
 _TURN_BYTES = 1 << 30
 
@@ -154,6 +154,7 @@ class Terms(NamedTuple):
         batch_pairs: how many a batch may work on.
         rehearsal: what this is part of; None if it is to be computed.
         is_loop: whether programs are small, and go round a loop for most of their time.
+        later: as much again of this work as is known to come, in units of it.
     """
 
     size: int
@@ -161,6 +162,7 @@ class Terms(NamedTuple):
     batch_pairs: int
     rehearsal: Rehearsal | None = None
     is_loop: bool = False
+    later: float = 0.0
 
     def widths(self) -> tuple[int, int]:
         """The fewest and the most lanes of a batch."""
@@ -251,7 +253,7 @@ def _compile(
     static: Any,
     batch: int,
     devices: tuple[Any, ...],
-    make_options: Callable[[], Options],
+    options: tuple[tuple[str, bool | int], ...],
     tree: Any,
     shapes: tuple[Any, ...],
 ) -> Compiled:
@@ -259,7 +261,7 @@ def _compile(
     over devices.
 
     Args:
-        make_options: the compiler's.
+        options: the compiler's.
         tree: of (lanes, counts, common).
         shapes: and types of its leaves.
     """
@@ -274,15 +276,14 @@ def _compile(
         lanes, count, common = jax.tree.unflatten(tree, leaves)
         return stage(static, batch, lanes, count[0], common)
 
-    options = make_options()
     program = jax.jit(
         jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False),
-        compiler_options=options,
+        compiler_options=dict(options),
     )
     name = f"{stage.__module__}.{stage.__qualname__} {static!r} {batch} {tree!r}"
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     shardings = [NamedSharding(mesh, spec) for spec in specs]
-    return traced(program, name, arguments, shardings, options)
+    return traced(program, name, arguments, shardings, dict(options))
 
 
 def _run(
@@ -295,7 +296,7 @@ def _run(
     capacity: int,
     batch: int,
     passes: int,
-    ahead: int,
+    ahead: float,
     keep: Callable[[Any], Any],
 ) -> Any:
     """As ``run_in_turns``, dealt to so many programs for a capacity, which is enough."""
@@ -319,7 +320,8 @@ def _run(
         terms.pairs * ahead,
     )
     thorough = loop_options if terms.is_loop else full_options
-    how = stage, static, batch, devices, quick_options if quick else thorough, tree, shapes
+    options = tuple((quick_options if quick else thorough)().items())
+    how = stage, static, batch, devices, options, tree, shapes
     if rehearsal is not None:
         rehearsal.go_on()
     program = program_of(how, lambda: _compile(*how))
@@ -376,7 +378,7 @@ def run_lanes(
     share = -(-count // programs)
     capacity = _capacity((stage, static, terms.pairs, devices), share, terms.size)
     batch = _batch_of(share, capacity, *terms.widths())
-    how = programs, capacity, batch, passes, 0, lambda results: results
+    how = programs, capacity, batch, passes, terms.later * passes * count, lambda results: results
     return _run(stage, static, lanes, common, terms, *how)
 
 
@@ -394,7 +396,8 @@ def run_in_turns(
     it is compiled once on CPUs, where wide batches gain nothing, and results take bounded memory.
 
     Args:
-        ahead: passes of lanes that the program will run on after these, all together.
+        ahead: passes of the lanes that the program will run on after these, all together, before
+            what ``terms`` say of later work.
         keep: what is kept of the results of a turn.
     """
     devices = tuple(jax.local_devices())
@@ -409,9 +412,10 @@ def run_in_turns(
     while capacity > 1 and capacity * terms.size * programs_on_device() > _TURN_BYTES:
         capacity //= 2
     batch = _batch_of(1 if on_cpu else share, capacity, *terms.widths())
+    later = terms.later * (passes * count + ahead)
     parts, width = [], capacity * programs
     for turn in np.split(np.arange(count), range(width, count, width)):
-        left = ahead + passes * (count - 1 - int(turn[-1]))
+        left = passes * (count - 1 - int(turn[-1])) + ahead + later
         how = programs, capacity, batch, passes, left, keep
         parts.append(_run(stage, static, take(lanes, turn), common, terms, *how))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -42,6 +42,7 @@ from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
 
 __all__ = [
     "BLOCK_S",
+    "FIRST",
     "STARTS",
     "Block",
     "Branch",
@@ -70,8 +71,8 @@ STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 # (m, n) = (10, 100) and (50, 400); an estimate like those of ``shapes``).
 _TRAINING_EXTRA, _EVALUATION = 800, 1200
 # A block is to take about so long, and have at most so many rows: enough that engine and files cost
-# little, few enough that an interruption loses little.
-BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
+# little, few enough that an interruption loses little. The first of several may take this share.
+BLOCK_S, FIRST, _BLOCK_ROWS = 8.0, 0.125, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
@@ -201,11 +202,13 @@ class Block(NamedTuple):
         key: hash of the content of all the block's trials; the name of its file.
         program: what they are computed with.
         families: what is computed.
+        later: about how much of such work its worker has to do after it, in units of this.
     """
 
     key: str
     program: Program
     families: tuple[Family, ...]
+    later: float = 0.0
 
     @property
     def trials(self) -> int:
@@ -448,15 +451,18 @@ class Limits(NamedTuple):
     Attributes:
         speed: of the devices, in units of two cores: a block is to take some seconds.
         memory: bytes on the devices.
+        first: the share of that time that the first block is to take.
     """
 
     speed: float = 1.0
     memory: float = 4e9
+    first: float = 1.0
 
-    def exceeded(self, program: Program, load: Load) -> bool:
+    def exceeded(self, program: Program, load: Load, is_first: bool = False) -> bool:
         """Whether this is too much for a block."""
+        share = self.first if is_first else 1.0
         return (
-            load.seconds(program) > BLOCK_S * self.speed
+            load.seconds(program) > share * BLOCK_S * self.speed
             or load.rows > _BLOCK_ROWS
             or load.memory(program) > self.memory
         )
@@ -523,7 +529,7 @@ def split_block(block: Block, directory: Path) -> list[Block]:
     else:
         middle = len(families) // 2
         parts = [families[:middle], families[middle:]]
-    return [_block(block.program, part, directory) for part in parts]
+    return [_block(block.program, part, directory)._replace(later=block.later) for part in parts]
 
 
 def families_of(sweep: Sweep, shard: tuple[int, int] = (0, 1)) -> Iterator[Family]:
@@ -552,8 +558,9 @@ def plan_blocks(
         for program, rooms in shapes.items()
         for room in dict.fromkeys(rooms.values())
     ]
-    for first in range(0, len(programs), _PROGRAMS_AT_A_TIME):
-        chosen = set(programs[first : first + _PROGRAMS_AT_A_TIME])
+    is_first = True
+    for place in range(0, len(programs), _PROGRAMS_AT_A_TIME):
+        chosen = set(programs[place : place + _PROGRAMS_AT_A_TIME])
         waiting: dict[Program, list[Family]] = {}
         loads: dict[Program, Load] = {}
         for family in families():
@@ -565,8 +572,9 @@ def plan_blocks(
                 together = waiting.setdefault(program, [])
                 alone = Load.of(piece)
                 load = loads[program].plus(alone) if together else alone
-                if together and limits.exceeded(program, load):
+                if together and limits.exceeded(program, load, is_first):
                     yield _block(program, together, directory)
+                    is_first = False
                     together, load = waiting[program], alone
                     together.clear()
                 together.append(piece)

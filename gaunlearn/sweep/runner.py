@@ -30,7 +30,15 @@ from gaunlearn.sweep.parts import (
     read_claims,
 )
 from gaunlearn.sweep.place import Place, StorageError
-from gaunlearn.sweep.plan import Family, families_of, plan_blocks, survey
+from gaunlearn.sweep.plan import (
+    Block,
+    Family,
+    Limits,
+    Load,
+    families_of,
+    plan_blocks,
+    survey,
+)
 from gaunlearn.sweep.predicate import Border
 from gaunlearn.sweep.processes import Processes
 from gaunlearn.sweep.provenance import FaultyJaxError
@@ -389,18 +397,28 @@ class _Runner:
         if next(self.unfinished(part), None) is None:
             return
         self.start()
+        limits = self.crew.limits(self.left_seconds)
         blocks = plan_blocks(
-            lambda: self.unfinished(part),
-            self.sweep.directory,
-            self.plan.shapes,
-            self.crew.limits(self.left_seconds),
+            lambda: self.unfinished(part), self.sweep.directory, self.plan.shapes, limits
         )
         try:
-            self.crew.run(blocks, self.commit)
+            self.crew.run(self.with_later(blocks, limits), self.commit)
         except RunFailedError:
             self.settle()
             self.write_manifest()
             raise
+
+    def with_later(self, blocks: Iterator[Block], limits: Limits) -> Iterator[Block]:
+        """Blocks with what comes after them, as if programs and workers had equal shares of it. The
+        first one, where it is a short one, is to be done soon, whatever comes.
+        """
+        shares = self.crew.workers * len(self.plan.programs)
+        left, is_short = self.left_seconds, limits.first < 1
+        for block in blocks:
+            seconds = Load.total(block.families).seconds(block.program)
+            left = max(0.0, left - seconds)
+            yield block._replace(later=0.0 if is_short else left / seconds / shares)
+            is_short = False
 
     def start(self) -> None:
         """Make the crew ready, and say what is beginning, before the first block."""

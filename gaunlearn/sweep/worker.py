@@ -16,7 +16,7 @@ from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.parts import Completed, write_part
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.plan import Block, Limits, Load, split_block
+from gaunlearn.sweep.plan import BLOCK_S, FIRST, Block, Limits, Load, split_block
 from gaunlearn.sweep.provenance import provenance_of
 from gaunlearn.sweep.resume import claims_of
 from gaunlearn.sweep.rows import rows_of, training_id
@@ -83,6 +83,10 @@ class Crew(Protocol):
     def speed(self) -> float:
         """Of all together, in units of two cores."""
 
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+
     def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
         """Make ready, unless it is.
 
@@ -130,8 +134,14 @@ class Worker:
         self.provenance = provenance_of(job.text, job.directory, job.started, job.allow_faulty_jax)
         self.batch_pairs = machine.batch_pairs()
 
-    def compute(self, block: Block) -> Iterator[tuple[Block, Results]]:
-        """Run a block; in smaller batches, then in smaller blocks, if memory is short."""
+    def compute(
+        self, block: Block, following: Callable[[], Block | None] = lambda: None
+    ) -> Iterator[tuple[Block, Results]]:
+        """Run a block; in smaller batches, then in smaller blocks, if memory is short.
+
+        Args:
+            following: gives the block that comes next.
+        """
         machine.drop_programs_if_crowded()
         pairs = block.program.room.neurons * block.program.room.samples
         try:
@@ -141,6 +151,7 @@ class Worker:
                 self.batch_pairs,
                 self.report,
                 keep_weights=self.job.keep_weights,
+                following=following,
             )
         except Exception as error:
             if not machine.out_of_memory(error):
@@ -151,7 +162,7 @@ class Worker:
             return
         if self.batch_pairs > pairs:
             self.batch_pairs //= 2
-            yield from self.compute(block)
+            yield from self.compute(block, following)
             return
         parts = split_block(block, self.job.directory)
         if len(parts) == 1:
@@ -224,15 +235,29 @@ class Alone:
         self, place: Place, networks: set[NetworkName], report: Callable[[str], None]
     ) -> None:
         self._place, self._networks, self._report = place, networks, report
+        self._has_run = False
 
     @property
     def speed(self) -> float:
         """Of this process's devices."""
         return machine.speed()
 
+    @property
+    def workers(self) -> int:
+        """This process."""
+        return 1
+
     def limits(self, seconds: float) -> Limits:
-        """By the devices' speed and what memory is free now."""
-        return Limits(speed=machine.speed(), memory=0.4 * machine.free_memory())
+        """By the devices' speed and what memory is free now. Of several blocks the first is short:
+        its rows come soon, from programs that are quickly compiled, and better ones meanwhile.
+        """
+        speed = machine.speed()
+        several = seconds > BLOCK_S * speed
+        return Limits(
+            speed=speed,
+            memory=0.4 * machine.free_memory(),
+            first=FIRST if several and not self._has_run else 1.0,
+        )
 
     def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
         """See ``Crew``."""
@@ -241,6 +266,7 @@ class Alone:
 
     def run(self, blocks: Iterator[Block], commit: Callable[[Receipt], None]) -> None:
         """See ``Crew``; commits in the thread that writes."""
+        self._has_run = True
 
         def store(piece: Block, results: Results) -> None:
             commit(self._worker.store(piece, results, self._networks))
@@ -248,8 +274,8 @@ class Alone:
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
-            for block in _ahead(blocks):
-                for piece, results in self._worker.compute(block):
+            for block, following in _ahead(blocks):
+                for piece, results in self._worker.compute(block, following):
                     if pending is not None:
                         pending.result()
                     pending = writer.submit(store, piece, results)
@@ -260,10 +286,12 @@ class Alone:
         """Nobody is left when ``run`` returns."""
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, each planned while the one before it is computed."""
+def _ahead(blocks: Iterator[Block]) -> Iterator[tuple[Block, Callable[[], Block | None]]]:
+    """The same blocks, each planned while the one before it is computed; with what gives the next
+    one, None after the last.
+    """
     with ThreadPoolExecutor(max_workers=1) as planner:
         coming = planner.submit(next, blocks, None)
         while (block := coming.result()) is not None:
             coming = planner.submit(next, blocks, None)
-            yield block
+            yield block, coming.result
