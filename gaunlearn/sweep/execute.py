@@ -56,10 +56,11 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
-# What a quickly compiled program loses, against the compiler's time that it saves, in units of what
-# that of certificates loses at one tolerance: with a limit, an unlearned model, and so many steps
-# (docs/measurements.md, *Compiling*). Others lose one.
-_LIMIT, _UNLEARN, _STEPS = 15, 10, 2
+# What a quickly compiled program loses with a lane, against the compiler's time that it saves: with
+# a certificate at one tolerance (of data without and with kinks, between which there is a factor of
+# seven), a limit, an unlearned model, and a comparison over the test set, in units of what it loses
+# with so many training steps (docs/measurements.md, *Compiling*).
+_CERTIFICATE, _LIMIT, _UNLEARN, _COMPARISON, _STEPS = 8, 25, 15, 2, 2
 # Certificates at one tolerance that the frontier's columns take, at most.
 _FRONTIER = 12
 # A block is rehearsed if what it keeps takes no more of the free memory: its zeros are memory, too.
@@ -431,7 +432,8 @@ class _Work:
         self, lanes: CertifyLane, beyond: bool, ahead: int, keep: Callable[[Certified], Any]
     ) -> Any:
         """What is kept of certificates, and of the least epsilons within budgets if asked for."""
-        passes = lanes.settings.kink_tols.shape[1] + (_FRONTIER if beyond else 0)
+        rungs = lanes.settings.kink_tols.shape[1]
+        passes = _CERTIFICATE * (rungs + (_FRONTIER if beyond else 0))
         return run_in_turns(
             stages.certify,
             self.program.setup.model,
@@ -503,7 +505,7 @@ class _Work:
                     ends=np.stack([weights, weights], 1),
                 ),
                 beyond=False,
-                ahead=len(layout.trials) * (rungs + _FRONTIER),
+                ahead=len(layout.trials) * _CERTIFICATE * (rungs + _FRONTIER),
                 keep=lambda found: found.certificate,
             )
         orders = self.shared(np.stack(self.orders), "orders")
@@ -517,7 +519,9 @@ class _Work:
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
-        compared = run_lanes(stages.compare, setup, (sets, settings), common, self.on_tests)
+        compared = run_lanes(
+            stages.compare, setup, (sets, settings), common, self.on_tests, _COMPARISON
+        )
 
         # From here on a lane for each trial.
         trials = layout.trials
@@ -565,6 +569,7 @@ class _Work:
             ),
             (*common, self.shared(unlearned, "unlearned")),
             self.on_tests,
+            _COMPARISON,
         )
         columns = take(compared, source) | judged | certified_columns | at_limit
         columns |= columns_of_least(least)

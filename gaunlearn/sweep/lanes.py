@@ -47,8 +47,8 @@ _NARROW = 4
 # how much there is of anything then share their programs.
 _SMALL_CAPACITY = 256
 _SMALL_BYTES = 1 << 24
-# (neuron, sample) pairs that a quickly compiled program may go over, all calls together: about
-# where it has lost what its compiler saved (docs/measurements.md, *Compiling*).
+# (neuron, sample) pairs that a quickly compiled program may go over on each core, all calls
+# together: about where it has lost what its compiler saved (docs/measurements.md, *Compiling*).
 _QUICK_PAIRS = 40_000_000
 # What the results of a turn may take on a device.
 _TURN_BYTES = 1 << 30
@@ -316,7 +316,7 @@ def _run(
     quick = (WORK if rehearsal is None else rehearsal.work).stays_quick(
         (stage, static, tree, shapes),
         count * terms.pairs * passes,
-        _QUICK_PAIRS * programs,
+        _QUICK_PAIRS * host_cores(),
         terms.pairs * ahead,
     )
     thorough = loop_options if terms.is_loop else full_options
@@ -367,7 +367,8 @@ def run_lanes(
         static: hashable; part of the compiled program.
         lanes: NumPy arrays, stacked along the first axis; dealt out one by one.
         common: what lanes share, the same on all devices.
-        passes: about how many times a lane goes over its pairs.
+        passes: about how many times a lane goes over its pairs, or as it counts in what a quickly
+            compiled program may do.
 
     Returns:
         The results, in the order of the lanes, as NumPy arrays.
