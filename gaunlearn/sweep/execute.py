@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from gaunlearn.fused import Fused
-from gaunlearn.ladder import IGNORED_KINKS
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
@@ -28,19 +27,18 @@ from gaunlearn.sweep.lanes import (
     run_lanes,
     take,
 )
-from gaunlearn.sweep.layout import Lane, Layout, Trial
+from gaunlearn.sweep.layout import Lane, Layout, Trial, lane_effort, lane_settings
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Load, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
 from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
-from gaunlearn.sweep.sections import Evaluation, Training
+from gaunlearn.sweep.sections import Evaluation
 from gaunlearn.sweep.shapes import lane_bytes
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, LimitLane, TrainLane
 from gaunlearn.trial import (
     ORIGINAL,
     Certified,
     Destination,
-    Settings,
     Setup,
     TrainedModel,
     certificate_of_limit,
@@ -50,7 +48,7 @@ from gaunlearn.trial import (
     trained_model,
 )
 from gaunlearn.types import Problem
-from gaunlearn.unlearning import Effort, Unlearned
+from gaunlearn.unlearning import Unlearned
 
 __all__ = ["Network", "Results", "run_block"]
 
@@ -112,23 +110,6 @@ class Network(NamedTuple):
     u: np.ndarray
     x: np.ndarray
     y: np.ndarray
-
-
-def _settings(train: Training, evaluate: Evaluation | None) -> Settings:
-    """The traced part of a lane, as NumPy numbers."""
-    kinks: tuple[float, ...] = IGNORED_KINKS
-    if evaluate is not None and evaluate.kinks == "handled":
-        kinks = evaluate.kink_tol
-    return Settings(
-        step_size=np.asarray(train.step_size),
-        max_steps=np.asarray(train.max_steps),
-        target_log_loss=np.asarray(
-            -np.inf if train.target_log_loss is None else train.target_log_loss
-        ),
-        target_epsilon=np.asarray(train.target_epsilon or 0.0),
-        kink_tols=np.asarray(kinks),
-        tau_budget=np.asarray(0.0 if evaluate is None else evaluate.tau_budget),
-    )
 
 
 def _stack(trees: Sequence[Any]) -> Any:
@@ -224,7 +205,7 @@ def _needs(block: Block) -> Hashable:
 def _way(family: Family, evaluate: Evaluation) -> tuple[Setup, int]:
     """What programs that certify have in common, with the rungs of their ladder."""
     setup = setup_of(family.model, family.train, evaluate)
-    return setup, len(_settings(family.train, evaluate).kink_tols)
+    return setup, len(lane_settings(family.train, evaluate).kink_tols)
 
 
 def _work(
@@ -389,7 +370,7 @@ class _Work:
         # Those with the most steps first: the batch is full until little is left.
         lanes = sorted(lanes, key=lambda lane: -self.families[lane.family].train.max_steps)
         family, start, forget = map(np.asarray, zip(*lanes, strict=True))
-        settings = _stack([_settings(f.train, f.judge) for f in self.families])
+        settings = _stack([lane_settings(f.train, f.judge) for f in self.families])
         common = (
             self.problems,
             self.shared(settings, "settings"),
@@ -474,7 +455,7 @@ class _Work:
 
     def settings_of(self, wanted: Iterable[tuple[int, Evaluation]]) -> Any:
         """Of families with ways of evaluating, stacked."""
-        each = [_settings(self.families[number].train, evaluate) for number, evaluate in wanted]
+        each = [lane_settings(self.families[number].train, evaluate) for number, evaluate in wanted]
         return self.cast(_stack(each))
 
     def evaluate(
@@ -533,7 +514,7 @@ class _Work:
         efforts = self.cast(
             _stack(
                 [
-                    _effort(family.train, method, fraction)
+                    lane_effort(family.train, method, fraction)
                     for family, method, fraction in zip(families, methods, fractions, strict=True)
                 ]
             )
@@ -601,12 +582,3 @@ class _Work:
             order.append(chosen)
         together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return take(together, np.argsort(np.concatenate(order)))
-
-
-def _effort(train: Training, method: Any, step_fraction: float) -> Effort:
-    rate = getattr(method, "learning_rate", None)
-    return Effort(
-        step_fraction=np.asarray(step_fraction, np.float64),
-        steps=np.asarray(getattr(method, "steps", 1)),
-        step_size=np.asarray(train.step_size if rate is None else rate, np.float64),
-    )
