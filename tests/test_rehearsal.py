@@ -75,35 +75,25 @@ def test_it_makes_all_programs_that_the_block_needs(sweep_of, monkeypatch, kind)
     assert set(traced._programs) <= set(before)
 
 
-def test_what_follows_is_rehearsed_if_it_needs_the_same(sweep_of, monkeypatch):
-    """With much to come it asks for better programs, which are there before it is."""
+def test_a_block_with_much_to_come_is_rehearsed_for_itself(sweep_of, monkeypatch):
+    """It asks for better compiled programs than the one before it."""
     sweep = sweep_of({})
     block = first_block(sweep)
-    rehearsals = []
+    keys = []
 
     @contextmanager
-    def at_once(key, perform):
-        made = set(traced._programs)
-        perform(Rehearsal())
-        rehearsals.append((key, set(traced._programs) - made))
+    def not_at_all(key, perform):
+        keys.append(key)
         yield
 
-    monkeypatch.setattr(execute, "rehearsed", at_once)
+    monkeypatch.setattr(execute, "rehearsed", not_at_all)
     lanes.forget_capacities()
-    traced.forget_programs()
-    after = block._replace(later=1e9)
-    execute.run_block(block, sweep.directory, 8000, following=lambda: after)
-    execute.run_block(after, sweep.directory, 8000)
-    (key, made), (key_after, made_after) = rehearsals
-    assert key != key_after
-    stages = {how[0] for how in made}
-    assert len(made) == 2 * len(stages)
-    assert not made_after
-    another = after._replace(program=after.program._replace(dtype="float32"))
-    rehearsals.clear()
-    traced.forget_programs()
-    execute.run_block(block, sweep.directory, 8000, following=lambda: another)
-    assert len(rehearsals[0][1]) == len(stages)
+    for later in (0.0, 1e9, 1e9):
+        traced.forget_programs()
+        execute.run_block(block._replace(later=later), sweep.directory, 8000)
+        options = {dict(how[4]).get("xla_backend_optimization_level") for how in traced._programs}
+        assert options == ({None} if later else {0})
+    assert keys[0] != keys[1] == keys[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

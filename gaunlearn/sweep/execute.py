@@ -130,7 +130,6 @@ def run_block(
     report: Callable[[str], None] = lambda stage: None,
     keep_weights: bool = False,
     keep_unlearned: bool = False,
-    following: Callable[[], Block | None] = lambda: None,
 ) -> Results:
     """Run all trials of a block.
 
@@ -140,33 +139,23 @@ def run_block(
         report: called with the name of each stage as it begins.
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
-        following: gives the block that will be run next, whose programs may be made meanwhile.
     """
     report("data")
     with _precision_of(block.program):
         kernel = _kernel(block)
 
-    def perform(some: Block, rehearsal: Rehearsal | None) -> Results:
+    def perform(rehearsal: Rehearsal | None) -> Results:
         tell = report if rehearsal is None else lambda stage: None
-        with _precision_of(some.program):
-            work = _work(some, directory, batch_pairs, kernel, rehearsal, tell)
+        with _precision_of(block.program):
+            work = _work(block, directory, batch_pairs, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
-
-    def rehearse(rehearsal: Rehearsal) -> None:
-        perform(block, rehearsal)
-        after = following()
-        if after is not None and after.program.lawless == block.program.lawless and _fits(after):
-            perform(after, rehearsal)
 
     # Blocks with much to come ask for better compiled programs.
     key = _needs(block), batch_pairs, block.later > 0
-    with rehearsed(key, rehearse) if _fits(block) else nullcontext():
-        return perform(block, None)
-
-
-def _fits(block: Block) -> bool:
-    """Whether there is memory to rehearse it."""
-    return Load.total(block.families).memory(block.program) <= _REHEARSED * host_memory()
+    needed = Load.total(block.families).memory(block.program)
+    rehearse = needed <= _REHEARSED * host_memory()
+    with rehearsed(key, perform) if rehearse else nullcontext():
+        return perform(None)
 
 
 @contextmanager
