@@ -332,7 +332,7 @@ def test_the_first_of_several_blocks_is_short_and_all_know_what_comes_later(tmp_
     monkeypatch.setattr(worker, "run_block", seen)
     gaunlearn.run(path, tmp_path / "run")
     assert [len(block.families) for block in blocks] == [1, 2, 2, 1]
-    assert [block.later for block in blocks] == pytest.approx([0, 1.5, 0.5, 0])
+    assert [block.later for block in blocks] == pytest.approx([5, 1.5, 0.5, 0])
     assert Load.total(blocks[0].families).seconds(program) == pytest.approx(seconds)
     # Of what is one block, and of a search's later rounds, nothing is short.
     alone = worker.Alone(Place.of(tmp_path / "run"), set(), lambda stage: None)

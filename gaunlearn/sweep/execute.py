@@ -527,7 +527,7 @@ class _Work:
             ahead=0,
             keep=lambda found: (columns_of_certificate(found.certificate), found.least),
         )
-        judged = run_lanes(
+        judged = run_in_turns(
             stages.judge,
             setup,
             JudgeLane(
@@ -540,6 +540,7 @@ class _Work:
             (*common, self.shared(unlearned, "unlearned")),
             self.on_tests,
             _COMPARISON,
+            ahead=0,
         )
         columns = take(compared, source) | judged | certified_columns | at_limit
         columns |= columns_of_least(least)

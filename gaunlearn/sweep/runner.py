@@ -33,7 +33,6 @@ from gaunlearn.sweep.place import Place, StorageError
 from gaunlearn.sweep.plan import (
     Block,
     Family,
-    Limits,
     Load,
     families_of,
     plan_blocks,
@@ -397,28 +396,27 @@ class _Runner:
         if next(self.unfinished(part), None) is None:
             return
         self.start()
-        limits = self.crew.limits(self.left_seconds)
         blocks = plan_blocks(
-            lambda: self.unfinished(part), self.sweep.directory, self.plan.shapes, limits
+            lambda: self.unfinished(part),
+            self.sweep.directory,
+            self.plan.shapes,
+            self.crew.limits(self.left_seconds),
         )
         try:
-            self.crew.run(self.with_later(blocks, limits), self.commit)
+            self.crew.run(self.with_later(blocks), self.commit)
         except RunFailedError:
             self.settle()
             self.write_manifest()
             raise
 
-    def with_later(self, blocks: Iterator[Block], limits: Limits) -> Iterator[Block]:
-        """Blocks with what comes after them, as if programs and workers had equal shares of it. The
-        first one, where it is a short one, is to be done soon, whatever comes.
-        """
+    def with_later(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks with what comes after them, as if programs and workers had equal shares of it."""
         shares = self.crew.workers * len(self.plan.programs)
-        left, is_short = self.left_seconds, limits.first < 1
+        left = self.left_seconds
         for block in blocks:
             seconds = Load.total(block.families).seconds(block.program)
             left = max(0.0, left - seconds)
-            yield block._replace(later=0.0 if is_short else left / seconds / shares)
-            is_short = False
+            yield block._replace(later=left / seconds / shares)
 
     def start(self) -> None:
         """Make the crew ready, and say what is beginning, before the first block."""

@@ -242,7 +242,7 @@ class Alone:
 
     def limits(self, seconds: float) -> Limits:
         """By the devices' speed and what memory is free now. Of several blocks the first is short:
-        its rows come soon, from programs that are quickly compiled.
+        there is something to see soon.
         """
         speed = machine.speed()
         several = seconds > BLOCK_S * speed
