@@ -49,6 +49,7 @@ bench-more: $(PEERS)
 	$(BIN)/python benchmarks/reduction.py --quick
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
+	$(BIN)/python benchmarks/compiling.py --quick
 	$(BIN)/python benchmarks/precision.py --seeds 1
 	$(BIN)/python benchmarks/border.py --quick
 	$(BIN)/python benchmarks/cluster.py --quick
@@ -62,6 +63,7 @@ bench-full: $(PEERS)
 	$(BIN)/python benchmarks/reduction.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/compiling.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/border.py
 	$(BIN)/python benchmarks/cluster.py

@@ -147,7 +147,7 @@ def run_block(
     def perform(rehearsal: Rehearsal | None) -> Results:
         tell = report if rehearsal is None else lambda stage: None
         with _precision_of(block.program):
-            work = _work(block, directory, batch_pairs, kernel, rehearsal, tell)
+            work = _prepare(block, directory, batch_pairs, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
 
     # Blocks with much to come ask for better compiled programs.
@@ -197,7 +197,7 @@ def _way(family: Family, evaluate: Evaluation) -> tuple[Setup, int]:
     return setup, len(lane_settings(family.train, evaluate).kink_tols)
 
 
-def _work(
+def _prepare(
     block: Block,
     directory: Path,
     batch_pairs: int,
@@ -367,14 +367,17 @@ class _Work:
         )
         problem = np.asarray(self.problem_of)[family]
         setup = self.program.setup
-        steps = sum(self.families[each].train.max_steps for each in family)
+        steps = sum(self.families[each].train.max_steps for each in family) / len(lanes)
+        passes = 1 + steps / _STEPS
+        if setup.to_epsilon:
+            passes += steps / setup.check_every * _CERTIFICATE * settings.kink_tols.shape[1]
         ended, margins, available = run_lanes(
             stages.train,
             setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
             self.terms._replace(is_loop=not setup.to_epsilon),
-            passes=1 + steps // (_STEPS * len(lanes)),
+            passes=int(passes),
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
         destinations = self.limits(lanes_of_limits, self.trial_count * _LIMIT, lambda found: found)
