@@ -334,10 +334,12 @@ def test_the_first_of_several_blocks_is_short_and_all_know_what_comes_later(tmp_
     assert [len(block.families) for block in blocks] == [1, 2, 2, 1]
     assert [block.later for block in blocks] == pytest.approx([5, 1.5, 0.5, 0])
     assert Load.total(blocks[0].families).seconds(program) == pytest.approx(seconds)
+    halves = plan.split_block(blocks[1], tmp_path)
+    assert [half.later for half in halves] == pytest.approx([3, 3])
     # Of what is one block, and of a search's later rounds, nothing is short.
     alone = worker.Alone(Place.of(tmp_path / "run"), set(), lambda stage: None)
     assert alone.limits(plan.BLOCK_S * machine.speed()).first == 1
-    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == plan.FIRST
+    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == plan.FIRST_SHARE
     alone.run(iter(()), lambda receipt: None)
     assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == 1
 

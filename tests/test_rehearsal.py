@@ -75,25 +75,27 @@ def test_it_makes_all_programs_that_the_block_needs(sweep_of, monkeypatch, kind)
     assert set(traced._programs) <= set(before)
 
 
-def test_a_block_with_much_to_come_is_rehearsed_for_itself(sweep_of, monkeypatch):
-    """It asks for better compiled programs than the one before it."""
+def test_a_block_with_much_to_come_asks_for_better_programs_and_so_does_its_rehearsal(
+    sweep_of, monkeypatch
+):
     sweep = sweep_of({})
     block = first_block(sweep)
-    keys = []
+    rehearsals = []
 
     @contextmanager
-    def not_at_all(key, perform):
-        keys.append(key)
+    def at_once(key, perform):
+        perform(Rehearsal())
+        rehearsals.append(set(traced._programs))
         yield
 
-    monkeypatch.setattr(execute, "rehearsed", not_at_all)
+    monkeypatch.setattr(execute, "rehearsed", at_once)
     lanes.forget_capacities()
-    for later in (0.0, 1e9, 1e9):
+    for later in (0.0, 1e9):
         traced.forget_programs()
         execute.run_block(block._replace(later=later), sweep.directory, 8000)
+        assert set(traced._programs) == rehearsals[-1]
         options = {dict(how[4]).get("xla_backend_optimization_level") for how in traced._programs}
         assert options == ({None} if later else {0})
-    assert keys[0] != keys[1] == keys[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -150,11 +150,9 @@ def run_block(
             work = _prepare(block, directory, batch_pairs, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
 
-    # Blocks with much to come ask for better compiled programs.
-    key = _needs(block), batch_pairs, block.later > 0
     needed = Load.total(block.families).memory(block.program)
     rehearse = needed <= _REHEARSED * host_memory()
-    with rehearsed(key, perform) if rehearse else nullcontext():
+    with rehearsed((_needs(block), batch_pairs), perform) if rehearse else nullcontext():
         return perform(None)
 
 

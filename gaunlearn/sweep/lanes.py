@@ -397,8 +397,8 @@ def run_in_turns(
     it is compiled once on CPUs, where wide batches gain nothing, and results take bounded memory.
 
     Args:
-        ahead: passes of the lanes that the program will run on after these, all together, before
-            what ``terms`` say of later work.
+        ahead: passes of lanes that the program will run on after these, all together, but for what
+            ``terms`` say comes later.
         keep: what is kept of the results of a turn.
     """
     devices = tuple(jax.local_devices())

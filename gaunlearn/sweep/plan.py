@@ -42,7 +42,7 @@ from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
 
 __all__ = [
     "BLOCK_S",
-    "FIRST",
+    "FIRST_SHARE",
     "STARTS",
     "Block",
     "Branch",
@@ -72,7 +72,7 @@ STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 _TRAINING_EXTRA, _EVALUATION = 800, 1200
 # A block is to take about so long, and have at most so many rows: enough that engine and files cost
 # little, few enough that an interruption loses little. The first of several may take this share.
-BLOCK_S, FIRST, _BLOCK_ROWS = 8.0, 0.125, 50_000
+BLOCK_S, FIRST_SHARE, _BLOCK_ROWS = 8.0, 0.125, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
@@ -529,7 +529,8 @@ def split_block(block: Block, directory: Path) -> list[Block]:
     else:
         middle = len(families) // 2
         parts = [families[:middle], families[middle:]]
-    return [_block(block.program, part, directory)._replace(later=block.later) for part in parts]
+    later = len(parts) * block.later  # in units of a part
+    return [_block(block.program, part, directory)._replace(later=later) for part in parts]
 
 
 def families_of(sweep: Sweep, shard: tuple[int, int] = (0, 1)) -> Iterator[Family]:

@@ -30,14 +30,7 @@ from gaunlearn.sweep.parts import (
     read_claims,
 )
 from gaunlearn.sweep.place import Place, StorageError
-from gaunlearn.sweep.plan import (
-    Block,
-    Family,
-    Load,
-    families_of,
-    plan_blocks,
-    survey,
-)
+from gaunlearn.sweep.plan import Block, Family, Load, families_of, plan_blocks, survey
 from gaunlearn.sweep.predicate import Border
 from gaunlearn.sweep.processes import Processes
 from gaunlearn.sweep.provenance import FaultyJaxError

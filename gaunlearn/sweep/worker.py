@@ -16,7 +16,7 @@ from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.parts import Completed, write_part
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.plan import BLOCK_S, FIRST, Block, Limits, Load, split_block
+from gaunlearn.sweep.plan import BLOCK_S, FIRST_SHARE, Block, Limits, Load, split_block
 from gaunlearn.sweep.provenance import provenance_of
 from gaunlearn.sweep.resume import claims_of
 from gaunlearn.sweep.rows import rows_of, training_id
@@ -249,7 +249,7 @@ class Alone:
         return Limits(
             speed=speed,
             memory=0.4 * machine.free_memory(),
-            first=FIRST if several and not self._has_run else 1.0,
+            first=FIRST_SHARE if several and not self._has_run else 1.0,
         )
 
     def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
