@@ -2,19 +2,21 @@
 
     python benchmarks/accelerator.py [--quick]
 
-First the kernels against the device's ceilings (``roofline``), on batches that fill it. Then
-whether training is bound by launches: the time of a step against the number of trials side by side,
-in float64 and float32; where it does not grow with them it is. Then the fused kernel
-(``gaunlearn.fused``) in all its forms against XLA, and which one is chosen. Then the step-size
-sweep as a command, cold and with its programs kept: trials a minute against the goal of a million.
-Last some rows of that run, recomputed on the CPU by `gaunlearn verify`. On a CPU it does the same
-with less, and interprets the kernel.
+First the step-size sweep as a command, cold and with its programs kept: trials a minute against
+the goal of a million; and some of its rows, recomputed on the CPU by `gaunlearn verify`. Then the
+fused kernel (``gaunlearn.fused``) in all its forms against XLA and against the device's arithmetic,
+and which one is chosen. Then whether training is bound by launches: the time of a step against the
+number of trials side by side, in float64 and float32; where it does not grow with them it is. Last
+all kernels against the device's ceilings (``roofline``), on batches that fill it. What matters most
+comes first, and every row is kept as it comes, so that one may stop it. On a CPU it does the same
+with less, and interprets the fused kernel.
 """
 
 import argparse
 import os
 
-# Before JAX is imported: the commands that this one starts need the device's memory, too.
+# Before JAX is imported: the commands that this one starts need the device's memory, too. They
+# come first, as what was once taken is not given back.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import subprocess
@@ -28,12 +30,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import roofline
-from common import begin, descent, keys_of, median_seconds, problems, table, tell
+from common import begin, descent, keys_of, matmul_ceiling, median_seconds, problems, table, tell
 
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
-from gaunlearn.sweep.kernels import choose
+from gaunlearn.sweep.kernels import MOST_COLUMNS, choose, fits_a_block
 from gaunlearn.training import Descent
 
 SPEC = Path(__file__).parent.parent / "sweeps" / "step_size.toml"
@@ -66,48 +68,63 @@ def relative_error(got, want):
     return np.linalg.norm(got - want, axis=(1, 2)) / np.linalg.norm(want, axis=(1, 2))
 
 
+def forms_of(m, n, dtype, interpret):
+    """XLA (None), and the forms of the fused kernel that a block can hold."""
+    fits = fits_a_block(n, m)
+    forms = [Fused(False, warps) for warps in (1, 2, 4)] if fits else []
+    forms += [Fused(True, warps) for warps in (1, 2)] if fits and m <= MOST_COLUMNS else []
+    return (None, *(forms[:1] + forms[-1:] if interpret else forms))
+
+
 def compare_kernels(shapes, trials, repeats, interpret):
-    """Every form of the fused kernel against XLA; interpreted, its numbers but not its time."""
+    """Every form of the fused kernel against XLA; interpreted, its numbers but not its time.
+
+    The floor is the operations of a step (``roofline``) at the ceiling for their type: state may
+    stay in registers, so that no bytes have to be moved.
+    """
     settings = descent("gaussian_mixture", STEPS)
-    rows = []
+    loss = LOSSES["logistic"]
     for m, n in shapes:
         batch = given_networks(m, n, trials)
         for dtype in ("float64", "float32"):
-            forms = [Fused(False, warps) for warps in (1, 2, 4)]
-            forms += [Fused(True, warps) for warps in (1, 2)] if m <= 16 else []
-            given = RELU, LOSSES["logistic"], settings.optimizer
-            taken_here = choose(*given, n, m, dtype, 10**12)
+            floor = roofline.operations_of_step(m, n) / matmul_ceiling(dtype)  # ns
+            taken_here = choose(RELU, loss, settings.optimizer, n, m, dtype, 10**12)
             plain = None
-            for form in (None, *(forms[:1] + forms[-1:] if interpret else forms)):
+            for form in forms_of(m, n, dtype, interpret):
                 steps = None
                 if form is not None:
                     normalized = settings.optimizer == "normalized_gd"
-                    fixed = form, RELU, LOSSES["logistic"], normalized
+                    fixed = form, RELU, loss, normalized
                     steps = partial(fused_steps, *fixed, interpret=interpret)
-                row = {"m, n": f"{m}, {n}", "trials side by side": trials, "type": dtype}
-                row["steps by"] = "XLA" if form is None else str(form)
+                row = {
+                    "m, n": f"{m}, {n}",
+                    "trials side by side": trials,
+                    "type": dtype,
+                    "steps by": "XLA" if form is None else form.told,
+                    "ns a step and trial": "not timed",
+                    "floor, ns": f"{floor:.2f}",
+                    "time over floor": "",
+                    "largest error of W": "",
+                    "chosen": "yes" if form == taken_here else "",
+                }
                 try:
                     program, cast = descent_of(batch, dtype, steps)
                     ended = np.asarray(program(*cast), float)
                 except Exception as error:  # which forms a device can do is part of the answer
-                    rows.append(row | {"ns a step and trial": str(error)[:60]})
+                    yield row | {"ns a step and trial": str(error)[:60].replace("\n", " ")}
                     continue
-                taken = "not timed"
+                plain = ended if form is None else plain
+                row["largest error of W"] = f"{relative_error(ended, plain).max():.0e}"
                 if form is None or not interpret:
                     seconds = median_seconds(lambda p=program, c=cast: p(*c), repeats)
-                    taken = f"{1e9 * seconds / STEPS / trials:.1f}"
-                plain = ended if form is None else plain
-                row |= {
-                    "ns a step and trial": taken,
-                    "largest error of W": f"{relative_error(ended, plain).max():.0e}",
-                    "chosen": "yes" if form == taken_here else "",
-                }
-                rows.append(row)
-    table("Steps in one kernel against XLA's", rows)
+                    taken = 1e9 * seconds / STEPS / trials
+                    row["ns a step and trial"] = f"{taken:.1f}"
+                    row["time over floor"] = f"{taken / floor:.1f}"
+                yield row
 
 
 def compare_batches(shapes, widths, repeats):
-    rows = []
+    """A row for each width."""
     for m, n in shapes:
         for trials in widths:
             batch = given_networks(m, n, trials)
@@ -123,12 +140,15 @@ def compare_batches(shapes, widths, repeats):
             row["float32: relative error of W (median, max)"] = (
                 f"{np.median(apart):.0e}, {apart.max():.0e}"
             )
-            rows.append(row)
-    table("Is training bound by launches? A step against trials side by side", rows)
+            yield row
 
 
 def command(*arguments, cache, **environment):
-    """Seconds of a gaunlearn command, and what it says."""
+    """Seconds of a gaunlearn command, and what it says.
+
+    Raises:
+        SystemExit: it failed.
+    """
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "gaunlearn", *map(str, arguments)],
@@ -138,13 +158,14 @@ def command(*arguments, cache, **environment):
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"gaunlearn {arguments[0]}: {done.returncode}: {done.stderr[-500:]}")
+        said = done.stdout + done.stderr[-2000:]
+        raise SystemExit(f"gaunlearn {arguments[0]}: exit status {done.returncode}\n{said}")
     return time.perf_counter() - began, done.stdout
 
 
 def compare_sweep(seeds, folder):
+    """A row for each type, without programs and with those of the first run."""
     trials = 2 * seeds * 10 * 41
-    rows = []
     for dtype in ("float64", "float32"):
         overrides = ["--set", f"sweep.seeds={seeds}", "--set", f"compute.dtype='{dtype}'"]
         for state in ("cold", "warm"):
@@ -153,20 +174,21 @@ def compare_sweep(seeds, folder):
                 "run", SPEC, "--out", out, "--fresh", *overrides, cache=folder / "programs"
             )
             rate = trials / taken * 60
-            rows.append(
-                {
-                    "what": f"{dtype}, {state}",
-                    "trials": trials,
-                    "s": f"{taken:.1f}",
-                    "trials a minute": f"{rate:.3g}",
-                    "of a million": f"{rate / GOAL:.1%}",
-                }
-            )
-    table("The step-size sweep, both kinds of data, as a command", rows)
+            yield {
+                "what": f"{dtype}, {state}",
+                "trials": trials,
+                "s": f"{taken:.1f}",
+                "trials a minute": f"{rate:.3g}",
+                "of a million": f"{rate / GOAL:.1%}",
+            }
+
+
+def verified(folder):
+    """What `gaunlearn verify` says of some rows of the sweep, on the CPU."""
     _, said = command(
         "verify", folder / "float64", "--sample", "24", cache="off", JAX_PLATFORMS="cpu"
     )
-    tell("Recomputed on the CPU:\n\n" + "\n".join(f"    {line}" for line in said.splitlines()))
+    return "Recomputed on the CPU:\n\n" + "\n".join(f"    {line}" for line in said.splitlines())
 
 
 if __name__ == "__main__":
@@ -176,13 +198,25 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     # As a sweep does: unless told otherwise, GPUs multiply float32 in TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
-    begin("accelerator")
+    begin("accelerator", args.quick)
     on_cpu = jax.local_devices()[0].platform == "cpu"
     small = args.quick or on_cpu
     shapes = SHAPES[:1] if args.quick else SHAPES
     pairs = roofline.PAIRS if on_cpu else 1 << 24
-    table("Kernels against the machine", roofline.compare(shapes, 3, pairs))
-    compare_batches(shapes, (16, 64) if small else (16, 256, 4096, 16384), 3)
-    compare_kernels(shapes, 4 if on_cpu else 4096, 3, on_cpu)
+    widths = (16, 64) if small else (16, 256, 4096, 16384)
     with tempfile.TemporaryDirectory() as place:
-        compare_sweep(1 if args.quick else (4 if on_cpu else 256), Path(place))
+        seeds = 1 if args.quick else (4 if on_cpu else 256)
+        table(
+            "The step-size sweep, both kinds of data, as a command",
+            compare_sweep(seeds, Path(place)),
+        )
+        tell(verified(Path(place)))
+    table(
+        "Steps in one kernel against XLA's",
+        compare_kernels(shapes, 4 if on_cpu else 4096, 3, on_cpu),
+    )
+    table(
+        "Is training bound by launches? A step against trials side by side",
+        compare_batches(shapes, widths, 3),
+    )
+    table("Kernels against the machine", roofline.compare(shapes, 3, pairs))

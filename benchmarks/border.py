@@ -85,8 +85,9 @@ def coarser(region, size, count, noise, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    repetitions = 3 if parser.parse_args().quick else 20
-    begin("border")
+    args = parser.parse_args()
+    repetitions = 3 if args.quick else 20
+    begin("border", args.quick)
     tell(f"{repetitions} repetitions, {SEEDS} seeds; distances and noise in spacings of the grid")
     rows = []
     for region in REGIONS:

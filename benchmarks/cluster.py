@@ -107,10 +107,11 @@ def resumption(trainings=1_000_000):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 000 receipts")
-    values = 3 if parser.parse_args().quick else 100
+    args = parser.parse_args()
+    values = 3 if args.quick else 100
     # First: what a run has let go of would be used again, and count as nothing.
     known, claim = resumption()
     rows = receipts(values)
-    begin("cluster")
+    begin("cluster", args.quick)
     table("Receipts of stub workers", rows)
     tell(f"resuming: {known:.0f} bytes a training, and {claim:.0f} while parts are being read")

@@ -58,16 +58,21 @@ def _threads():
     return ThreadPoolExecutor(host_cores(), "part")
 
 
+def programs_at_once():
+    """How many programs the engine runs side by side on this machine's first device."""
+    return host_cores() if jax.default_backend() == "cpu" else 1
+
+
 def on_every_core(call):
-    """A function that makes the call on every core at once, as the engine runs its programs on a
-    CPU.
+    """A function that makes the call as often at once as the engine runs programs: on every core
+    of a CPU, once on another device.
     """
 
     def one(_):
         with jax.enable_x64(True):
             jax.block_until_ready(call())
 
-    return lambda: list(_threads().map(one, range(host_cores())))
+    return lambda: list(_threads().map(one, range(programs_at_once())))
 
 
 def side_by_side(call, *batch):
@@ -127,12 +132,35 @@ def spread(values, digits=3):
     return f"{middle} ({least} to {most})"
 
 
+# Seconds of each unit, and from which number of it on the next one is easier to read.
+UNITS = (("µs", 1e-6, 1e3), ("ms", 1e-3, 1e3), ("s", 1.0, 120.0), ("min", 60.0, 120.0))
+
+
+def durations(seconds):
+    """Median, least and largest, all in the unit that suits the median."""
+    middle = np.median(seconds)
+    suited = (unit for unit in UNITS if middle < unit[1] * unit[2])
+    name, size, _ = next(suited, ("h", 3600.0, np.inf))
+    middle, least, most = (f"{v / size:.3g}" for v in (middle, min(seconds), max(seconds)))
+    return f"{middle} {name} ({least} to {most})"
+
+
+def matmul_side():
+    """Rows and columns of a matrix that is large for this device."""
+    return 1024 if jax.default_backend() == "cpu" else 8192
+
+
 def matmul_ceiling(dtype):
-    """GFLOP/s of one large matrix product: what arithmetic can reach here."""
-    size = 1024 if jax.default_backend() == "cpu" else 8192
+    """GFLOP/s of large matrix products: what arithmetic can reach here. The larger of two: a single
+    product, which XLA divides among the cores as it will, and one on every core at once.
+    """
+    size = matmul_side()
     a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), dtype)
     product = jax.jit(lambda a, b: a @ b)
-    return 2 * size**3 / median_seconds(lambda: product(a, a), 9) / 1e9
+    calls = {1: lambda: product(a, a)}
+    calls.setdefault(programs_at_once(), on_every_core(calls[1]))
+    taken = seconds(calls, 9)
+    return max(2 * size**3 * count / taken[count] / 1e9 for count in calls)
 
 
 RESULTS = Path(__file__).parent.parent / "results" / "bench"
@@ -145,9 +173,10 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 _kept: dict[str, Any] = {"name": "", "tables": []}
 
 
-def begin(name: str) -> None:
-    """Say where the figures come from, and keep all tables under a name from here on. Compiling is
-    in none of them: its results are kept between benchmarks too.
+def begin(name: str, is_quick: bool = False) -> None:
+    """Say where the figures come from, and keep all tables under a name from here on; those of a
+    quick run apart from a full one's. Compiling is in none of them: its results are kept between
+    benchmarks too.
     """
     keep_compiled()
     versions = {"jax": jax.__version__, "Python": platform.python_version()}
@@ -169,7 +198,7 @@ def begin(name: str) -> None:
         "threads": cores,
         "x64": jax.config.jax_enable_x64,
     }
-    _kept.update(name=name, provenance=source, tables=[])
+    _kept.update(name=f"{name}-quick" if is_quick else name, provenance=source, tables=[])
     told = ", ".join(f"{library} {number}" for library, number in versions.items())
     tell(f"{source['date']}, commit {source['commit']}, {source['command']}")
     tell(f"{told}; {source['device']}, {source['processor']}, {cores} threads, x64 {source['x64']}")

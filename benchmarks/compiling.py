@@ -106,7 +106,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="one shape")
     args = parser.parse_args()
     os.environ["GAUNLEARN_CACHE"] = "off"
-    begin("compiling")
+    begin("compiling", args.quick)
     # One program's compiler after the other, in its turn.
     execute.rehearsed = lambda *_: nullcontext()
     for m, steps in ((10, 41),) if args.quick else ((10, 41), (30, 5)):

@@ -305,7 +305,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="5 000 evaluations, fewer batches")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    begin("engine")
+    begin("engine", args.quick)
     compare_planning()
     compare_tree()
     if not args.quick:

@@ -1,16 +1,17 @@
 """How does the cost grow with m, d, n, T, the number of trials and of step fractions?
 
-    python benchmarks/growth.py [--quick] [--sizes 4] [--repeats 3]
+    python benchmarks/growth.py [--quick]
 
-A sweep is run, compiled beforehand, with one of these multiplied again and again and all others
-held; all sizes in turn, some times over. Fitted is seconds = a size^p, to all sizes and to the last
-two. Given beside it is the exponent that a script in weight space would have, which trains for
-every trial, and the one that the design aims at: no cost of d, of trainings that trials share none
-but once, 2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as long as of
-smaller ones, files are written), which make exponents smaller.
+A sweep is run on one core, compiled beforehand, with one of these multiplied again and again and
+all others held; all sizes in turn, some times over. Fitted is seconds = a size^p, to all sizes and
+to the last two. Given beside it is the exponent that a script in weight space would have, which
+trains for every trial, and the one that the design aims at: no cost of d, of trainings that trials
+share none but once, 2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as
+long as of smaller ones, files are written), which make exponents smaller.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -112,16 +113,13 @@ def compare(names, count: int, repeats: int):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two sizes of d and T, once")
-    parser.add_argument("--sizes", type=int, default=4, help="how many of each, 2 to 4")
-    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    # On one core: how evenly work can be divided among several depends on its size, too.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     jax.config.update("jax_enable_x64", True)
-    begin("growth")
+    begin("growth", args.quick)
     # Well compiled from the start: a program that is compiled anew half way has no exponent.
     lanes._QUICK_PAIRS = problems._QUICK_ENTRIES = 0
-    if args.quick:
-        rows = compare(("d", "T"), 2, 1)
-    else:
-        rows = compare(tuple(GROWTH), args.sizes, args.repeats)
+    rows = compare(("d", "T"), 2, 1) if args.quick else compare(tuple(GROWTH), 4, 3)
     held = ", ".join(f"{name} = {size}" for name, size in BASE.items())
-    table(f"Growth of a sweep's time; held are {held}", rows)
+    table(f"Growth of a sweep's time on one core; held are {held}", rows)

@@ -229,7 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="200 random problems and no more")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    begin("limit")
+    begin("limit", args.quick)
     solve_many(200 if args.quick else args.count)
     if not args.quick:
         solve_hard(32)

@@ -356,8 +356,8 @@ def layouts(shapes):
         taken = seconds(calls, 3)
         ceiling = {"float64": matmul_ceiling(jnp.float64), "float32": matmul_ceiling(jnp.float32)}
         for label, value in taken.items():
-            products = 1 if "Gram" in label else 2
-            rate = products * 2 * n * m * (m + 1) / (value / count / LANES) / 1e9
+            products = m if "Gram" in label else 2 * (m + 1)
+            rate = 2 * n * m * products / (value / count / LANES) / 1e9
             share = rate / ceiling["float32" if "float32" in label else "float64"]
             rows.append(
                 {
@@ -378,7 +378,7 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     shapes = SHAPES[:2] if args.quick else SHAPES
     dimensions = DIMENSIONS[:2] if args.quick else DIMENSIONS
-    begin("reduction")
+    begin("reduction", args.quick)
     tell(
         f"Large matrix product: {matmul_ceiling(jnp.float64):.0f} GFLOP/s in float64, "
         f"{matmul_ceiling(jnp.float32):.0f} in float32"

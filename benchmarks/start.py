@@ -89,5 +89,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="once")
     args = parser.parse_args()
-    begin("start")
+    begin("start", args.quick)
     compare(1 if args.quick else 3)

@@ -42,6 +42,11 @@ class Fused(NamedTuple):
     by_columns: bool
     warps: int
 
+    @property
+    def told(self) -> str:
+        """In words, for a file's provenance."""
+        return f"fused kernel, {'columns' if self.by_columns else 'one array'}, {self.warps} warps"
+
 
 def _pulls(
     loss: Loss, is_normalized: bool, margins: Sequence[Array], kept: Sequence[Array]
@@ -157,5 +162,13 @@ def fused_steps(
 
 
 def steps_by(how: Fused, model: Model, loss: Loss, optimizer: str) -> ManySteps:
-    """``fused_steps`` for a ``Descent``."""
-    return functools.partial(fused_steps, how, model, loss, optimizer == "normalized_gd")
+    """``fused_steps`` for a ``Descent``.
+
+    Args:
+        optimizer: a key of ``training.OPTIMIZERS``.
+
+    Raises:
+        KeyError: one that the kernel does not have.
+    """
+    is_normalized = {"normalized_gd": True, "gd": False}[optimizer]
+    return functools.partial(fused_steps, how, model, loss, is_normalized)

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import SPEC, write
 
+import gaunlearn
 from gaunlearn import fused
 from gaunlearn.compiler import Work
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
-from gaunlearn.sweep import kernels
+from gaunlearn.sweep import execute, kernels
 from gaunlearn.training import Descent, TrainingConfig
 
 KERNELS = (Fused(by_columns=False, warps=2), Fused(by_columns=True, warps=1))
@@ -175,3 +177,30 @@ def test_it_is_not_tried_where_there_is_little_to_do_or_no_gpu(monkeypatch):
         assert kernels.choose(*few, 10**8) is None
     with pytest.raises(AssertionError, match="tried"):
         kernels.choose(*few, 10**8)
+    monkeypatch.setattr(kernels, "WORK", Work())
+    with pytest.raises(AssertionError, match="tried"):  # the first of many blocks
+        kernels.choose(*few, 10**8, later=3e8)
+
+
+@pytest.mark.parametrize("how", KERNELS, ids=["array", "columns"])
+def test_a_sweep_with_it_has_the_same_rows_and_tells(tmp_path, monkeypatch, undisturbed, how):
+    taken = []
+
+    def counted(*arguments):
+        taken.append(arguments[0])
+        return fused_steps(*arguments, interpret=True)
+
+    monkeypatch.setattr(fused, "fused_steps", counted)
+    monkeypatch.setattr(execute, "choose", lambda *_: how)
+    run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
+    assert set(taken) == {how}
+    rows, plain = run.to_pandas(), undisturbed.to_pandas()
+    numbers = plain.select_dtypes("number").columns
+    np.testing.assert_allclose(rows[numbers], plain[numbers], rtol=1e-9, atol=1e-10)
+    assert [each["training_steps"] for each in run.provenances()] == [how.told]
+    assert {each["training_steps"] for each in undisturbed.provenances()} == {"XLA"}
+
+
+def test_an_optimizer_that_it_does_not_have_is_refused():
+    with pytest.raises(KeyError, match="adam"):
+        fused.steps_by(KERNELS[0], RELU, LOSSES["logistic"], "adam")

@@ -77,6 +77,7 @@ class Results(NamedTuple):
         utilisation: share of the training batches' lanes that had steps to take.
         networks: each trained and retrained network; none if they are not kept.
         unlearned: for each trial its unlearned weights; none if they are not kept.
+        steps_by: what took the steps of training.
     """
 
     columns: dict[str, np.ndarray]
@@ -87,6 +88,7 @@ class Results(NamedTuple):
     utilisation: float
     networks: "Sequence[Network]" = ()
     unlearned: Sequence[np.ndarray] = ()
+    steps_by: str = "XLA"
 
 
 class Network(NamedTuple):
@@ -177,6 +179,7 @@ def _kernel(block: Block) -> Fused | None:
         room.samples,
         block.program.dtype,
         steps,
+        steps * block.later,
     )
 
 
@@ -296,6 +299,7 @@ class _Work:
             utilisation=utilisation,
             networks=self.networks(place_of, models) if keep_weights else (),
             unlearned=[weights for part in parts for weights in part.unlearned],
+            steps_by="XLA" if self.kernel is None else self.kernel.told,
         )
 
     def networks(self, place_of: Mapping[Lane, int], models: Any) -> list[Network]:

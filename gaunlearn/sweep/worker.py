@@ -186,7 +186,7 @@ class Worker:
             rows.parameters,
             rows.owner,
             claims,
-            self.provenance,
+            self.provenance | {"training_steps": results.steps_by},
         )
         return Receipt(
             block.key,
