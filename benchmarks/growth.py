@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from common import begin, table
 
-from gaunlearn.sweep import lanes, problems
+from gaunlearn.sweep import lanes
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
@@ -121,7 +121,7 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     begin("growth", args.quick)
     # Well compiled from the start: a program that is compiled anew half way has no exponent.
-    lanes._QUICK_PAIRS = problems._QUICK_ENTRIES = 0
+    lanes._QUICK_PAIRS = 0
     rows = compare(("d", "T"), 2, 1) if args.quick else compare(tuple(GROWTH), 4, 3)
     held = ", ".join(f"{name} = {size}" for name, size in BASE.items())
     table(f"Growth of a sweep's time on one core; held are {held}", rows)
