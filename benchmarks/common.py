@@ -32,7 +32,7 @@ from gaunlearn.training import TrainingConfig
 
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 INIT_SCALE = 0.03
-WORTH_THREADS_S = 0.005
+WORTH_THREADS_S = 0.003
 # Isotropic data need the smaller step: from 1.0, many neurons die on some samples early on.
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 
