@@ -33,6 +33,9 @@ from gaunlearn.training import TrainingConfig
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 INIT_SCALE = 0.03
 WORTH_THREADS_S = 0.003
+# How long a turn of interleaved calls lasts at least; and a first call that may have compiled, but is
+# too long for that alone.
+TURN_S, LONG_S = 0.03, 5.0
 # Isotropic data need the smaller step: from 1.0, many neurons die on some samples early on.
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
 
@@ -104,15 +107,26 @@ def descent(kind, steps, **others):
 
 
 def timed(calls, repeats=5):
-    """Seconds of each call, all of them, after a warm-up; interleaved: a, b, c, a, b, c, ..."""
-    for call in calls.values():
-        jax.block_until_ready(call())
+    """Seconds of each call, all of them, after a warm-up; interleaved: a, b, c, a, b, c, ... The
+    turn of a short call is some calls, of which the mean counts: the first one finds its data in no
+    cache and its threads asleep.
+    """
+
+    def turn(call, count):
+        began = time.perf_counter()
+        for _ in range(count):
+            jax.block_until_ready(call())
+        return (time.perf_counter() - began) / count
+
+    def calls_of_a_turn(call):
+        compiling = turn(call, 1)
+        return 1 if compiling > LONG_S else max(1, round(TURN_S / turn(call, 1)))
+
+    counts = {name: calls_of_a_turn(call) for name, call in calls.items()}
     taken = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(turn(call, counts[name]))
     return taken
 
 
