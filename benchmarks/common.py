@@ -33,8 +33,8 @@ from gaunlearn.training import TrainingConfig
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
 INIT_SCALE = 0.03
 WORTH_THREADS_S = 0.003
-# How long a turn of interleaved calls lasts at least; and a first call that may have compiled, but is
-# too long for that alone.
+# How long a turn of interleaved calls lasts; and a first call, which may have compiled, that is too
+# long to be made again for nothing.
 TURN_S, LONG_S = 0.03, 5.0
 # Isotropic data need the smaller step: from 1.0, many neurons die on some samples early on.
 STEP_SIZE = {"isotropic": 0.3, "gaussian_mixture": 1.0}
