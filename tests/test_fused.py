@@ -6,6 +6,7 @@ That it is faster can be seen on a GPU only: benchmarks/accelerator.py.
 import functools
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from gaunlearn.compiler import Work
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import LINEAR, RELU, leaky_relu
-from gaunlearn.sweep import execute, kernels
+from gaunlearn.sweep import execute, kernels, traced
 from gaunlearn.training import Descent, TrainingConfig
 
 KERNELS = (Fused(by_columns=False, warps=2), Fused(by_columns=True, warps=1))
@@ -103,29 +104,31 @@ def chosen(monkeypatch, dtype="float64", **changes):
 @pytest.mark.parametrize("how", KERNELS, ids=["array", "columns"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("loss", ["logistic", "exponential"])
-def test_it_can_be_compiled_for_a_gpu(how, dtype, loss):
-    """As far as that goes without one: every operation has a form in Triton."""
+def test_it_can_be_compiled_for_a_gpu_and_kept(how, dtype, loss):
+    """As far as that goes without one: every operation has a form in Triton, and the program one in
+    a file.
+    """
     trials, n, m = 3, 100, 10
 
     def shape(*dims, kind=dtype):
         return jax.ShapeDtypeStruct((trials, *dims), kind)
 
     steps = fused.steps_by(how, RELU, LOSSES[loss], "normalized_gd")
-    lowered = (
-        jax.jit(jax.vmap(steps))
-        .trace(
-            shape(n, m),
-            shape(m, m),
-            shape(n, m),
-            shape(n),
-            shape(m),
-            shape(m, kind=bool),
-            shape(),
-            shape(kind="int64"),
-        )
-        .lower(lowering_platforms=("cuda",))
+    export = jax.export.export(
+        jax.jit(jax.vmap(steps)), platforms=("cuda",), disabled_checks=[traced.KERNELS]
     )
-    assert "__gpu$xla.gpu.triton" in lowered.as_text()
+    exported = export(
+        shape(n, m),
+        shape(m, m),
+        shape(n, m),
+        shape(n),
+        shape(m),
+        shape(m, kind=bool),
+        shape(),
+        shape(kind="int64"),
+    )
+    kept = jax.export.deserialize(exported.serialize())
+    assert "__gpu$xla.gpu.triton" in kept.mlir_module()
 
 
 def clock(plain, kernel):
