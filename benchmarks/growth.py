@@ -1,4 +1,4 @@
-"""How does the cost grow with m, d, n, T, the number of trials and of step fractions?
+"""How does the cost grow with m, d, n, T, the number of trials, step fractions and fresh samples?
 
     python benchmarks/growth.py [--quick]
 
@@ -32,6 +32,7 @@ kind = "gaussian_mixture"
 m = {m}
 d = {d}
 alpha = 0.1
+n_test = {fresh}
 [model]
 kind = "two_layer_relu"
 n = {n}
@@ -42,7 +43,15 @@ index = 0
 [unlearn]
 step_fraction = {fractions}
 """
-BASE = {"m": 10, "d": 1000, "n": 100, "T": 2000, "trials": 64, "step fractions": 1}
+BASE = {
+    "m": 10,
+    "d": 1000,
+    "n": 100,
+    "T": 2000,
+    "trials": 64,
+    "step fractions": 1,
+    "fresh samples": 0,
+}
 # What is multiplied: the sizes, a script's exponent, and the design's.
 GROWTH = {
     "m": ((10, 20, 40, 80), "1", "2 (the product with the Gram matrix)"),
@@ -51,6 +60,7 @@ GROWTH = {
     "T": ((4_000, 8_000, 16_000, 32_000), "1", "1"),
     "trials": ((32, 64, 128, 256), "1", "1"),
     "step fractions": ((16, 32, 64, 128), "1", "1 (judging; training is shared)"),
+    "fresh samples": ((125, 250, 500, 1000), "1", "2 (each adds a coordinate, up to d)"),
 }
 
 
@@ -62,6 +72,7 @@ def write(folder: Path, name: str, size: int) -> Path:
         SPEC.format(
             seeds=numbers["trials"],
             fractions=fractions,
+            fresh=numbers["fresh samples"],
             **{key: numbers[key] for key in ("m", "d", "n", "T")},
         )
     )
