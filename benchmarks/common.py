@@ -189,8 +189,8 @@ _kept: dict[str, Any] = {"name": "", "tables": []}
 
 def begin(name: str, is_quick: bool = False) -> None:
     """Say where the figures come from, and keep all tables under a name from here on; those of a
-    quick run apart from a full one's. Compiling is in none of them: its results are kept between
-    benchmarks too.
+    quick run apart from a full one's. Compiling is in none of them, unless it is what is measured:
+    its results are kept between benchmarks too.
     """
     keep_compiled()
     versions = {"jax": jax.__version__, "Python": platform.python_version()}

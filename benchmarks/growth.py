@@ -5,9 +5,9 @@
 A sweep is run on one core, compiled beforehand, with one of these multiplied again and again and
 all others held; all sizes in turn, some times over. Fitted is seconds = a size^p, to all sizes and
 to the last two. Given beside it is the exponent that a script in weight space would have, which
-trains for every trial, and the one that the design aims at: no cost of d, of trainings that trials
-share none but once, 2 n m^2 a step. Below it lie fixed costs (operations of small arrays take as
-long as of smaller ones, files are written), which make exponents smaller.
+trains for every trial, and the one that the design aims at: d costs nothing, a training that trials
+share is done once, a step takes 2 n m^2 operations. Fixed costs (operations of small arrays take as
+long as of smaller ones, files are written) make exponents smaller.
 """
 
 import argparse

@@ -2,12 +2,13 @@
 
     python benchmarks/roofline.py [--quick]
 
-Ceilings, measured: the bytes that two loops over arrays move, once; and large matrix products,
-before and after each shape's kernels, of which the larger counts, as the speed of a shared machine
-drifts. Each kernel on a batch of trials, the same one on every core of a CPU at once, as the engine
-runs its programs there, and once on another device: the operations that it does and the bytes that
-it cannot help moving; the floor, which is the longer of the two at the ceilings; and the time that
-it takes. Last the peak memory of a process, with fresh samples and without.
+Ceilings, measured: the bytes that loops over a large and a small array move, once, at the start;
+and large matrix products, before and after each shape's kernels, of which the larger counts, as the
+speed of a shared machine drifts. Each kernel on a batch of trials, the same one on every core of a
+CPU at once, as the engine runs its programs there, and once on another device: the operations that
+it does and the bytes that it cannot help moving; the floor, which is the longer of the two at the
+ceilings; and the time that it takes. Last the peak memory of a process, with fresh samples and
+without.
 
 What is counted, n neurons, m samples, r coordinates, t test samples, 8 bytes a number:
 
@@ -83,7 +84,7 @@ PAIRS = 64_000
 COPY = 1 << 27  # bytes
 COUNTED = 1 << 26  # numbers in the m x m matrices of all neurons of trials that are counted
 FRACTIONS = 4  # of the sweep whose memory is measured
-TRIALS = 320  # of the smaller of two such sweeps, or fewer
+TRIALS = 1280  # of the smaller of two such sweeps, or fewer
 MEMORIES = ((*SHAPES[0], TESTS), (*SHAPES[0], 0), (*SHAPES[1], TESTS))
 
 
@@ -289,8 +290,8 @@ def compare(shapes, repeats, pairs=PAIRS):
     """A row for each kernel."""
     memory, cache = bandwidth(COPY, 30), bandwidth(COPY >> 10, 2000)
     tell(
-        f"Ceilings: products of two {matmul_side()} x {matmul_side()} matrices, beside each "
-        f"kernel; {memory / 1e9:.1f} GB/s of reading and writing {COPY >> 20} MiB, "
+        f"Ceilings: products of two {matmul_side()} x {matmul_side()} matrices, before and after "
+        f"each shape's kernels; {memory / 1e9:.1f} GB/s of reading and writing {COPY >> 20} MiB, "
         f"{cache / 1e9:.1f} GB/s of {COPY >> 10 >> 10} KiB{', on each core' if is_cpu() else ''}. "
         "Floors take the larger of these two."
     )
