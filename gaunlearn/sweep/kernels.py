@@ -72,7 +72,7 @@ def _round(
 
 
 def _distance(found: np.ndarray, exact: np.ndarray, share: float) -> float:
-    """Of this share of the trials, at most, relative to their largest weight."""
+    """How far this share of the trials is off at most, relative to each one's largest weight."""
     far = np.abs(found - exact).max(axis=(1, 2)) / np.abs(exact).max(axis=(1, 2))
     return float(np.quantile(far, share))
 
@@ -114,7 +114,7 @@ def choose(
     later: float = 0.0,
 ) -> Fused | None:
     """The kernel to descend with, or None: XLA is ahead, there is too little to do for finding
-    out, or the device is no GPU. Counts the steps.
+    out, the device is no GPU, or the model is not of homogeneity 1. Counts the steps.
 
     Args:
         optimizer: a key of ``training.OPTIMIZERS``.
