@@ -428,6 +428,7 @@ class _Runner:
     def commit(self, receipt: Receipt) -> None:
         """Count a part that has been stored, and say so."""
         self.parts[receipt.key] = receipt.completed
+        self.provenance = self.provenance | {"training_steps": receipt.steps_by}
         trials = receipt.completed.trials
         self.done += trials
         self.epsilons += receipt.epsilons

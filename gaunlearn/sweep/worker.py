@@ -60,6 +60,7 @@ class Receipt(NamedTuple):
         seconds: what it was estimated to take on two cores.
         utilisation: of training lanes.
         epsilons: ``tally.counts_of`` its trials' epsilons.
+        steps_by: what took the steps of training.
     """
 
     key: str
@@ -67,6 +68,7 @@ class Receipt(NamedTuple):
     seconds: float
     utilisation: float
     epsilons: Counter[int]
+    steps_by: str = "XLA"
 
 
 class Crew(Protocol):
@@ -194,6 +196,7 @@ class Worker:
             Load.total(block.families).seconds(block.program),
             results.utilisation,
             counts_of(rows.columns["epsilon"]),
+            results.steps_by,
         )
 
     def store_networks(self, block: Block, results: Results, stored: set[NetworkName]) -> None:
