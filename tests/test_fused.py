@@ -115,7 +115,7 @@ def test_it_can_be_compiled_for_a_gpu_and_kept(how, dtype, loss):
 
     steps = fused.steps_by(how, RELU, LOSSES[loss], "normalized_gd")
     export = jax.export.export(
-        jax.jit(jax.vmap(steps)), platforms=("cuda",), disabled_checks=[traced.KERNELS]
+        jax.jit(jax.vmap(steps)), platforms=("cuda",), disabled_checks=[traced._KERNELS]
     )
     exported = export(
         shape(n, m),
@@ -201,6 +201,7 @@ def test_a_sweep_with_it_has_the_same_rows_and_tells(tmp_path, monkeypatch, undi
     numbers = plain.select_dtypes("number").columns
     np.testing.assert_allclose(rows[numbers], plain[numbers], rtol=1e-9, atol=1e-10)
     assert [each["training_steps"] for each in run.provenances()] == [how.told]
+    assert run.manifest["provenance"]["training_steps"] == how.told
     assert {each["training_steps"] for each in undisturbed.provenances()} == {"XLA"}
 
 

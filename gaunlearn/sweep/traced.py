@@ -32,13 +32,13 @@ from gaunlearn.sweep.host import host_cores
 from gaunlearn.sweep.identity import digest, digest_of_code
 from gaunlearn.sweep.place import Place
 
-__all__ = ["KERNELS", "Compiled", "forget_programs", "program_of", "register", "traced"]
+__all__ = ["Compiled", "forget_programs", "program_of", "register", "traced"]
 
 # Compilers that work side by side; each takes some hundreds of megabytes, and a core is Python's.
 _MOST_COMPILERS = 8
 
 # Of GPUs; its form may change between versions of JAX, by which programs are kept apart.
-KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
+_KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 _registered: set[type] = set()
 _programs: "dict[Hashable, Future[Compiled]]" = {}
@@ -163,7 +163,7 @@ def traced(
     exported = None if file is None else _read(file)
     if file is not None and exported is None:
         with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
-            exported = jax.export.export(program, disabled_checks=[KERNELS])(*arguments)
+            exported = jax.export.export(program, disabled_checks=[_KERNELS])(*arguments)
             _keep(file, exported)
     if exported is not None:
         program = jax.jit(exported.call, compiler_options=options)
