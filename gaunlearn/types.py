@@ -40,12 +40,15 @@ class Coordinates(NamedTuple):
         span: r; training samples are zero from the r-th coordinate on.
         present: which training samples exist; the others are zero.
         exists: which coordinates exist; all samples are zero in the others.
+        led_by_weights: whether the coordinates from the r-th on are those of a triangular factor of
+            initial weights that are still to be drawn, rather than the samples' own.
     """
 
     data: Dataset
     span: int
     present: Bool[AnyArray, " m"]
     exists: Bool[AnyArray, " p"]
+    led_by_weights: Bool[AnyArray, ""]
 
 
 class Problem(NamedTuple):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gaunlearn.sweep.axes import Design, Interval, fill, read_value
 from gaunlearn.sweep.expressions import ExpressionError, parse
 from gaunlearn.sweep.plan import families_of, survey
-from gaunlearn.sweep.problems import _file, build_problems
+from gaunlearn.sweep.problems import _file, build_problems, size_of
 from gaunlearn.sweep.sections import SpecError
 from gaunlearn.sweep.shapes import Size
 from gaunlearn.sweep.spec import load_spec, question_of
@@ -534,3 +534,27 @@ def test_digits_of_several_sizes_share_a_program(load, tmp_path):
     assert (found.trainings, len(found.programs)) == (20, 1)
     with pytest.raises(SpecError, match=r"m . n_test = 400: digits .* have 357 samples"):
         load_spec(path, ["data.m=40", "data.n_test=360"])
+
+
+def test_narrow_and_wide_networks_built_together_are_those_built_alone(load, tmp_path):
+    """Coordinates beyond the span are led by the initial weights of the narrow ones, 3 of each
+    neuron, and by the fresh samples of the wide ones.
+    """
+    families = list(families_of(load("model.n=[2, 20, 3]", "data.n_test=10", "sweep.seeds=1")))
+    wanted = [(family.data, family.model, family.seed) for family in families]
+    sizes = [size_of(data, model, tmp_path) for data, model, _ in wanted]
+    assert [(size.neurons, size.beyond) for size in sizes] == [(2, 6), (20, 10), (3, 9)]
+    together = build_problems(wanted, Size(4, 20, 4, 10), tmp_path)
+    for lane, (each, size) in enumerate(zip(wanted, sizes, strict=True)):
+        alone, n = build_problems([each], size, tmp_path), size.neurons
+        for name in ("x", "y", "x_test", "y_test"):
+            np.testing.assert_array_equal(getattr(together, name)[lane], getattr(alone, name)[0])
+        found = [problem.initial_weights for problem in (together, alone)]
+        np.testing.assert_allclose(found[0][lane, :, :n], found[1][0], rtol=1e-13, atol=1e-16)
+        found = [problem.test_offset for problem in (together, alone)]
+        np.testing.assert_allclose(found[0][lane, :, :n], found[1][0], rtol=1e-12, atol=1e-16)
+    labels, offsets = together.y_test, together.test_offset[:, 0, 0]
+    np.testing.assert_array_equal(labels[0], labels[2])
+    assert np.abs(np.corrcoef(offsets)[0, 2]) < 0.9, (
+        "other weights see other samples beyond the span"
+    )

@@ -14,10 +14,10 @@ from scipy.stats import f as f_law
 from gaunlearn.data import numbers
 from gaunlearn.data.distributions import draw as draw_law
 from gaunlearn.data.distributions import (
+    gaussian_rows,
     initial_weights,
     law_of,
     power_law,
-    triangular_rows,
 )
 from gaunlearn.data.reduction import pad_coordinates, reduce_problem, rotate
 from gaunlearn.ladder import KINK_TOLS, certify
@@ -59,22 +59,24 @@ def keys_of(seed, count):
     return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), count)))
 
 
-def draw(kind, keys, m, t, d, samples=None, **parameters):
-    """Coordinates of synthetic data sets, perhaps with room for more samples."""
+def draw(kind, keys, m, t, d, samples=None, rows=0, **parameters):
+    """Coordinates of synthetic data sets, led by so many rows of weights if they are; perhaps with
+    room for more samples.
+    """
     law = (kind, 2 if kind == "clusters" else 0)
     given = (MIXTURE if kind == "gaussian_mixture" else {}) | parameters | {"d": float(d)}
     span = min(d, m + law_of(*law)[1])
-    fresh_axes = t if d > span else 0
+    beyond = min(d - span, rows or t)
     if samples is not None:
-        span += samples - m
-    room = (m if samples is None else samples, t, span, fresh_axes)
-    return draw_law(keys, law, room, m, given)
+        span, beyond = span + samples - m, beyond + 2
+    room = (m if samples is None else samples, t, span, beyond)
+    return draw_law(keys, numbers.folded(keys, 9), law, room, m, rows > 0, given)
 
 
-def sampled(kind, m, t, d, seed=0, k=3, n=6, scale=0.5):
+def sampled(kind, m, t, d, lead=False, seed=0, k=3, n=6, scale=0.5):
     """(Coordinates, initial weights) of a synthetic data set."""
     keys = keys_of(seed, 1 + k)
-    given = draw(kind, keys[0], m, t, d)
+    given = draw(kind, keys[0], m, t, d, rows=lead * k * n)
     return given, initial_weights(keys[1:], n, given, n, float(d), scale)
 
 
@@ -186,9 +188,18 @@ def certify_in_d(W, u, x, y, retain):
     return certify(RELU, W, u, x, y, retain, jnp.asarray(KINK_TOLS), jnp.asarray(1e-3))
 
 
-@pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic", "explicit"])
+@pytest.mark.parametrize(
+    ("kind", "lead"),
+    [
+        ("gaussian_mixture", True),
+        ("gaussian_mixture", False),
+        ("isotropic", True),
+        ("isotropic", False),
+        ("explicit", False),
+    ],
+)
 @pytest.mark.parametrize(("m", "t", "d"), [(6, 20, 50), (6, 20, 12), (7, 9, 5)])
-def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
+def test_reduced_trial_is_the_trial_in_d_dimensions(kind, lead, m, t, d):
     """Descent, ascent and retraining in NumPy on the lifted problem. Initial weights are far from
     small, so that what lies outside the samples' span matters. To 1e-9 relative.
     """
@@ -196,7 +207,7 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
     if kind == "explicit":
         given, weights, basis, data = explicit(m, t, d)
     else:
-        given, weights = sampled(kind, m, t, d)
+        given, weights = sampled(kind, m, t, d, lead)
         exists, found = given.exists, given.data
         basis = orthonormal(rng, d, exists.sum())
         x, x_test = (part[:, exists] @ basis.T for part in (found.x, found.x_test))
@@ -261,13 +272,13 @@ def test_reduced_trial_is_the_trial_in_d_dimensions(kind, m, t, d):
 
 
 @pytest.mark.parametrize(("rows", "d"), [(4, 9), (6, 6), (7, 3)])
-def test_triangular_rows_have_bartletts_law(rows, d):
+def test_gaussian_rows_have_bartletts_law(rows, d):
     """Its Gram matrix is Wishart: diagonal chi^2(d), and Kolmogorov-Smirnov tests of single
     entries against a Gaussian matrix's own.
     """
     columns = min(rows, d)
     own, axes = np.arange(float(rows)), np.arange(float(columns))
-    L = triangular_rows(keys_of(0, 4000), own, axes, float(d))
+    L = gaussian_rows(keys_of(0, 4000), own, axes, float(d))
     assert np.all(L[:, *np.triu_indices(rows, 1, columns)] == 0)
     gram = L @ L.transpose(0, 2, 1)
     Z = np.random.default_rng(0).normal(size=(4000, rows, d))
@@ -303,18 +314,23 @@ def summaries(x, y, x_test, y_test, W):
         "two neurons on a fresh sample": (W[0, 0] @ x_test[0]) * (W[0, 1] @ x_test[0]),
         "two initialisations on a fresh sample": (W[0, 0] @ x_test[0]) * (W[1, 0] @ x_test[0]),
         "spread over fresh samples": np.var(W[0, 0] @ x_test.T),
+        "two fresh samples on a neuron": (W[0, 0] @ x_test[0]) * (W[0, 0] @ x_test[1]),
+        "two fresh samples on two neurons": (W[0, 0] @ x_test[0]) * (W[1, 1] @ x_test[1]),
+        "spread and norm": np.var(W[1, 1] @ x_test.T) * np.sum(W[1, 1] ** 2),
+        "spread and overlap": np.cov(W[:, 1] @ x_test.T)[0, 1] * np.sum(W[0, 1] * W[1, 1]),
     }
 
 
 @pytest.mark.parametrize("kind", ["gaussian_mixture", "isotropic"])
-@pytest.mark.parametrize(("m", "t", "d"), [(4, 6, 30), (4, 8, 9), (5, 6, 3), (2, 2, 1)])
-def test_direct_and_explicit_sampling_agree_in_distribution(kind, m, t, d):
+@pytest.mark.parametrize("lead", [True, False])
+@pytest.mark.parametrize(("m", "t", "d"), [(4, 6, 30), (4, 8, 9), (4, 3, 7), (5, 6, 3), (2, 2, 1)])
+def test_direct_and_explicit_sampling_agree_in_distribution(kind, lead, m, t, d):
     """Two-sample Kolmogorov-Smirnov tests at level 10^-4 each, 1500 draws on both sides."""
     count, scale, rng = 1500, 0.5, np.random.default_rng(0)
     direct, plain = [], []
 
     data_keys, init_keys = keys_of(5, count), keys_of(6, 2 * count).reshape(count, 2, 2)
-    given = draw(kind, data_keys, m, t, d)
+    given = draw(kind, data_keys, m, t, d, rows=lead * 2 * 2)
     weights = initial_weights(init_keys, 2, given, 2, float(d), scale)
     data, problem = given.data, reduce_problem(given, weights, output_weights(2))
     pad = weights.shape[-1] - data.x.shape[-1]
@@ -428,11 +444,12 @@ def test_power_law_has_its_spectrum():
     close(np.mean(data.y), 0.0, 1.0, 40000)
 
 
-def test_a_billion_dimensions_cost_what_a_thousand_do():
+@pytest.mark.parametrize("rows", [40, 0])
+def test_a_billion_dimensions_cost_what_a_thousand_do(rows):
     """Same shapes, same programs; and the law of large d: unit norms, phi of order d^(-1/2)."""
     keys, compiled = keys_of(0, 3), None
     for d in (1e3, 1e9):
-        given = draw_law(keys[0], ("isotropic", 0), (10, 50, 10, 50), 10, {"d": d})
+        given = draw("isotropic", keys[0], 10, 50, int(d), rows=rows)
         weights = initial_weights(keys[1:], 20, given, 20, d, 0.03)
         problem = reduce_problem(given, weights, output_weights(20))
         gram = problem.x @ problem.x.T
@@ -440,8 +457,8 @@ def test_a_billion_dimensions_cost_what_a_thousand_do():
         assert problem.x.shape == (10, 12)
         assert np.abs(np.diag(gram) - 1).max() <= 6 * np.sqrt(2 / d)
         assert 1 / np.sqrt(d) <= off <= 5 / np.sqrt(d)
-        rows = np.sum(problem.initial_weights**2, -1) / 0.03**2
-        assert np.abs(rows - 1).max() <= 6 * np.sqrt(2 / d)
+        norms = np.sum(problem.initial_weights**2, -1) / 0.03**2
+        assert np.abs(norms - 1).max() <= 6 * np.sqrt(2 / d)
         overlap = np.abs(problem.initial_weights[0] @ problem.initial_weights[0].T)
         assert np.diag(overlap).min() > 0
         assert np.std(problem.test_offset) == pytest.approx(0.03 / np.sqrt(d), rel=0.2)
@@ -491,20 +508,24 @@ OPTIONS = {
 
 @pytest.mark.parametrize("kind", [*OPTIONS])
 def test_lanes_change_no_number(kind):
-    """Data sets of several sizes that are drawn together are those that are drawn alone."""
+    """Data sets of several sizes that are drawn together are those that are drawn alone, whether
+    initial weights lead or fresh samples.
+    """
     keys, m, d = keys_of(4, 3), np.array([3, 5, 4]), np.array([40.0, 40.0, 60.0])
     law = (kind, 2 if kind == "clusters" else 0)
-    room = (5, 6, 5 + law_of(*law)[1], 6)
+    room = (5, 6, 5 + law_of(*law)[1], 10)
+    beyond, lead = numbers.folded(keys, 9), np.array([True, False, True])
     each = {name: np.full(3, value) for name, value in OPTIONS[kind].items()} | {"d": d}
-    together = draw_law(keys, law, room, m, each)
+    together = draw_law(keys, beyond, law, room, m, lead, each)
     init = keys_of(5, 6).reshape(3, 2, 2)
-    weights = initial_weights(init, 4, together, m, d, np.array([0.1, 0.2, 0.3]))
-    found = reduce_problem(together, weights, output_weights(4))
+    n = np.array([3, 5, 4])
+    weights = initial_weights(init, 5, together, n, d, np.array([0.1, 0.2, 0.3]))
+    found = reduce_problem(together, weights, output_weights(5))
     for lane in range(3):
         numbers_of = {name: value[lane] for name, value in each.items()}
-        alone = draw_law(keys[lane], law, room, m[lane], numbers_of)
-        start = initial_weights(init[lane], 4, alone, m[lane], d[lane], [0.1, 0.2, 0.3][lane])
-        want = reduce_problem(alone, start, output_weights(4))
+        alone = draw_law(keys[lane], beyond[lane], law, room, m[lane], lead[lane], numbers_of)
+        start = initial_weights(init[lane], 5, alone, n[lane], d[lane], [0.1, 0.2, 0.3][lane])
+        want = reduce_problem(alone, start, output_weights(5))
         for name in ("x", "y", "present", "x_test", "y_test", "initial_weights"):
             np.testing.assert_array_equal(getattr(found, name)[lane], getattr(want, name), name)
         np.testing.assert_allclose(
@@ -519,6 +540,7 @@ def test_lanes_change_no_number(kind):
         ("gaussian_mixture", 5, 3, 3),
         ("isotropic", 4, 3, 30),
         ("isotropic", 5, 3, 3),
+        ("gaussian_mixture", 4, 3, 9),
         ("explicit", 4, 3, 30),
         ("explicit", 5, 3, 3),
         ("clusters", 4, 3, 30),
@@ -526,7 +548,8 @@ def test_lanes_change_no_number(kind):
         ("near_duplicates", 4, 3, 30),
     ],
 )
-def test_room_changes_no_number(kind, m, t, d):
+@pytest.mark.parametrize("lead", [True, False])
+def test_room_changes_no_number(kind, m, t, d, lead):
     """Room for more samples, neurons and axes: what exists is the same to the bit, the rest 0."""
     keys = keys_of(1, 4)
     if kind == "explicit":
@@ -535,8 +558,8 @@ def test_room_changes_no_number(kind, m, t, d):
         wide = pad_coordinates(tight, m + 3, tight.span + 2, axes + 1)
     else:
         options = OPTIONS[kind]
-        tight = draw(kind, keys[0], m, t, d, **options)
-        wide = draw(kind, keys[0], m, t, d, samples=m + 3, **options)
+        tight = draw(kind, keys[0], m, t, d, rows=lead * 18, **options)
+        wide = draw(kind, keys[0], m, t, d, samples=m + 3, rows=lead * 18, **options)
 
     def problem_of(given, neurons):
         weights = initial_weights(keys[1:], neurons, given, 6, float(d), 0.5)

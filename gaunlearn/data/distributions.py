@@ -5,28 +5,43 @@ lower triangular, where L_kk^2 ~ chi^2(d - k), L_ik ~ N(0, 1) for i > k, all ind
 1933, *On the theory of statistical regression*). Everything measured here is invariant under
 rotations, so L takes the place of Z and nothing of size d is ever formed.
 
+First come the coordinates of the training samples' span. Beyond it, t fresh samples and the k n
+rows of the initial weights meet in inner products only. The fewer of them get a triangular factor
+there, of as many coordinates; in these the others are dense: rotated by what is independent of it,
+a Gaussian row stays Gaussian.
+
 Many data sets are drawn side by side (``lanes``), in arrays that have room for the largest of them;
 what does not exist is zero. Each row is drawn from a key of its own, so that neither room nor
 neighbours change a number. NumPy throughout.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from gaunlearn.data.numbers import Keys, folded, gamma, integers, normal, split, uniform
 from gaunlearn.types import Coordinates, Dataset
 
-__all__ = ["draw", "initial_upper", "initial_weights", "law_of", "power_law", "triangular_rows"]
+__all__ = [
+    "draw",
+    "gaussian_rows",
+    "initial_upper",
+    "initial_weights",
+    "law_of",
+    "power_law",
+    "weights_lead",
+]
 
 # One number for each lane, or one for all.
 Scalar = float | Float[np.ndarray, "*lanes"] | Int[np.ndarray, "*lanes"]
 
 # The axis of a coordinate that does not exist: beyond any dimension.
 _NOWHERE = np.inf
+# Places of rows that have none in a triangular factor (``gaussian_rows``).
+_DENSE, _ABSENT = np.inf, -1.0
 
 
 def _row_keys(keys: Keys, rows: int) -> Keys:
@@ -35,40 +50,37 @@ def _row_keys(keys: Keys, rows: int) -> Keys:
 
 def _chi(keys: Keys, dof: Float[np.ndarray, "*lanes"]) -> Float[np.ndarray, "*lanes"]:
     """Norms of standard Gaussian vectors of ``dof`` dimensions, 0 where dof <= 0."""
-    squared = 2 * gamma(keys, np.maximum(dof, 1.0) / 2)
-    return np.where(dof > 0, np.sqrt(squared), 0.0)
+    dof = np.broadcast_to(dof, keys.shape[:-1])
+    exists = dof > 0
+    chi = np.zeros(dof.shape)
+    if exists.any():
+        chi[exists] = np.sqrt(2 * gamma(keys[exists], dof[exists] / 2))
+    return chi
 
 
-def _assemble(
-    normals: Float[np.ndarray, "*lanes rows columns"],
-    chi: Float[np.ndarray, "*lanes rows"],
-    own: Float[np.ndarray, "*lanes rows"],
-    axes: Float[np.ndarray, "*lanes columns"],
-    d: Scalar,
-) -> Float[np.ndarray, "*lanes rows columns"]:
-    exists = (axes < np.asarray(d)[..., None])[..., None, :]
-    below = (axes[..., None, :] < own[..., None]) & exists
-    at = (axes[..., None, :] == own[..., None]) & exists
-    return np.where(below, normals, np.where(at, chi[..., None], 0.0))
-
-
-def triangular_rows(
+def gaussian_rows(
     keys: Keys,
-    own: Float[np.ndarray, "*lanes rows"],
-    axes: Float[np.ndarray, "*lanes columns"],
+    own: Float[np.ndarray, "*#lanes rows"],
+    axes: Float[np.ndarray, "*#lanes columns"],
     d: Scalar,
 ) -> Float[np.ndarray, "*lanes rows columns"]:
-    """Rows of the factor L of a standard Gaussian matrix with d columns, at chosen axes.
+    """Rows of a standard Gaussian matrix with d columns, at chosen axes of rotated coordinates.
 
     Args:
-        own: each row's place in L: up to it entries are normal, at it stands the chi variable,
-            beyond it they are 0.
-        axes: the columns of L that are wanted. Those from d on do not exist and are 0.
+        own: each row's place in the factor L: up to it entries are normal, at it stands the chi
+            variable, beyond it they are 0. Infinite for a row that is independent of those that L
+            is of: all are normal. Negative for one that has nothing here: all are 0.
+        axes: the columns that are wanted. Those from d on do not exist and are 0.
     """
     normal_key, chi_key = split(keys, 2)
     rows = own.shape[-1]
-    chi = _chi(_row_keys(chi_key, rows), np.asarray(d, float)[..., None] - own)
-    return _assemble(normal(_row_keys(normal_key, rows), axes.shape[-1]), chi, own, axes, d)
+    d = np.asarray(d, float)[..., None]
+    normals = normal(_row_keys(normal_key, rows), axes.shape[-1])
+    chi = _chi(_row_keys(chi_key, rows), np.where(own < 0, 0.0, d - own))
+    exists = (axes < d)[..., None, :]
+    below = (axes[..., None, :] < own[..., None]) & exists
+    at = (axes[..., None, :] == own[..., None]) & exists
+    return np.where(below, normals, np.where(at, chi[..., None], 0.0))
 
 
 class _Rows(NamedTuple):
@@ -183,66 +195,72 @@ def law_of(kind: str, clusters: int = 0) -> tuple[Law, int]:
     return (_clusters(clusters), 2 * clusters) if kind == "clusters" else _LAWS[kind]
 
 
+def weights_lead(starts: int, n: Any, n_test: int) -> Any:
+    """Whether the triangular factor beyond the span is that of the initial weights, with a row for
+    each of n neurons at each start, rather than that of the fresh samples: the smaller.
+    """
+    return starts * n <= n_test
+
+
 def draw(
     keys: Keys,
+    beyond_keys: Keys,
     kind: tuple[str, int],
     room: tuple[int, int, int, int],
     m: Scalar,
+    led_by_weights: bool | Bool[np.ndarray, "*lanes"],
     parameters: Mapping[str, Scalar],
 ) -> Coordinates:
     """Data sets in coordinates, one for each key: the first lie along the directions that their law
-    sets apart, the next in the span of what is left of the training samples, then of the test
-    samples.
+    sets apart, the next in the span of what is left of the training samples, the last beyond it.
 
     Args:
+        beyond_keys: for what fresh samples have beyond the span. Each is for one set of initial
+            weights: others have other coordinates there.
         kind: arguments of ``law_of``.
         room: for training samples; of test samples; for the coordinates of the training samples'
-            span, min(d, m + directions) of which exist; and for what test samples add to it: as
-            many as there are of these, or 0 if the span is everything.
+            span, min(d, m + directions) of which exist; and for those beyond, as many as the
+            factor has rows, but no more than are left of d.
         m: training samples.
+        led_by_weights: whose the factor beyond the span is (``weights_lead``).
         parameters: the kind's numbers, ``d`` among them.
     """
     law, directions = law_of(*kind)
-    samples, n_test, span, fresh_axes = room
-    label_key, fresh_label_key, row_key, inside_key, beyond_key, *chi_keys = split(keys, 7)
+    samples, n_test, span, beyond = room
+    label_key, fresh_label_key, row_key, fresh_key = split(keys, 4)
     # One for each lane, and an axis for rows or coordinates.
     p = {
         name: np.broadcast_to(np.asarray(value, float), keys.shape[:-1])[..., None]
         for name, value in parameters.items()
     }
     count, d = np.broadcast_to(m, keys.shape[:-1])[..., None], p["d"]
-    first = float(directions)
-    r = np.minimum(d, count + first)
-    axis = np.arange(float(span))
+    r = np.minimum(d, count + float(directions))
+    axis, further = np.arange(float(span)), np.arange(float(beyond))
     axes = np.where(axis < r, axis, _NOWHERE)
-    beyond = r + np.arange(float(fresh_axes))
     place, fresh_place = np.arange(samples), np.arange(n_test)
     present = place < count
-    fresh_own = first + count + fresh_place
-    own = np.concatenate([np.broadcast_to(first + place, present.shape), fresh_own], axis=-1)
-
-    def both(key, fresh_key):
-        return np.concatenate([_row_keys(key, samples), _row_keys(fresh_key, n_test)], axis=-2)
-
-    chi = _chi(both(*chi_keys), d - own)
-    inside = _assemble(normal(both(row_key, inside_key), span), chi, own, axes, d[..., 0])
-    outside = normal(_row_keys(beyond_key, n_test), fresh_axes)
-    outside = _assemble(outside, chi[..., samples:], fresh_own, beyond, d[..., 0])
+    lead = np.broadcast_to(led_by_weights, keys.shape[:-1])
+    own_beyond = np.where(lead[..., None], _DENSE, fresh_place)
     train, fresh = law(label_key, place, p, True), law(fresh_label_key, fresh_place, p, False)
+
     x, inside, outside = (
-        part / np.sqrt(d)[..., None] * rows.spread[..., None]
-        for part, rows in (
-            (inside[..., :samples, :], train),
-            (inside[..., samples:, :], fresh),
-            (outside, fresh),
+        gaussian_rows(row_keys, own, where, dimensions[..., 0])
+        / np.sqrt(d)[..., None]
+        * rows.spread[..., None]
+        for row_keys, own, where, dimensions, rows in (
+            (row_key, float(directions) + place, axes, d, train),
+            (fresh_key, np.full(n_test, _DENSE), axes, d, fresh),
+            (beyond_keys, own_beyond, further, d - r, fresh),
         )
     )
     x[..., :directions] += train.signal
     inside[..., :directions] += fresh.signal
     x = np.where(present[..., None], x, 0.0)
-    x = np.concatenate([x, np.zeros((*x.shape[:-1], fresh_axes))], axis=-1)
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], beyond))], axis=-1)
     data = Dataset(x, train.y, np.concatenate([inside, outside], axis=-1), fresh.y)
-    return Coordinates(data, span, present, np.concatenate([axes < d, beyond < d], axis=-1))
+    left = np.where(lead[..., None], d - r, np.minimum(d - r, n_test))
+    exists = np.concatenate([axes < d, further < left], axis=-1)
+    return Coordinates(data, span, present, exists, lead)
 
 
 def power_law(words: NDArray[np.uint32], m: int, n_test: int, d: int, exponent: float) -> Dataset:
@@ -264,29 +282,35 @@ def initial_weights(
 ) -> Float[np.ndarray, "*lanes k n p+k"]:
     """k matrices W(0) with independent N(0, scale^2 / d) entries, as coordinates.
 
-    The first p are those of ``given``, in which the samples are; within what is left of the d
-    dimensions each neuron has a frame of its own, in which its k remainders are the rows of a
-    triangular factor. Rows of W(0) have norm about ``scale``.
+    The first p are those of ``given``. Where these are not led by the weights themselves, each
+    neuron has a frame of its own within what is left of the d dimensions, in which its k remainders
+    are the rows of a triangular factor. Rows of W(0) have norm about ``scale``.
 
     Args:
         keys: (..., k, 2), one for each of k initialisations; the a-th uses the a-th key only.
         neurons: room for them; those from the n-th on are 0.
     """
     k = keys.shape[-2]
-    d = np.asarray(d, float)
-    exists = np.asarray(given.exists)
-    frame = np.arange(float(k))
-    span_key, fresh_key, outside_key = split(keys, 3)
-    span = normal(_row_keys(span_key, neurons), given.span)
-    fresh = normal(_row_keys(fresh_key, neurons), exists.shape[-1] - given.span)
-    inside = np.where(exists[..., None, None, :], np.concatenate([span, fresh], axis=-1), 0.0)
-    left = (d - exists.sum(-1))[..., None]
-    own = np.broadcast_to(frame[:, None], (k, neurons))
-    outside = triangular_rows(outside_key, own, frame, left)
-    each = (np.asarray(scale) / np.sqrt(d))[..., None, None, None]
-    weights = each * np.concatenate([inside, outside], axis=-1)
+    exists, span = np.asarray(given.exists), given.span
+    lead = np.asarray(given.led_by_weights)[..., None, None]
+    start, neuron = np.arange(float(k))[:, None], np.arange(float(neurons))
+    # The factor's rows go neuron by neuron, so that room for more neurons adds to its end.
+    own_beyond = np.where(lead, k * neuron + start, _DENSE)
+    own_in_frame = np.where(lead, _ABSENT, start + np.zeros(neurons))
+    # All with an axis for initialisations.
+    axes = np.where(exists, np.arange(float(exists.shape[-1])), _NOWHERE)[..., None, :]
+    every = np.asarray(d, float)[..., None]
+    left = every - exists[..., :span].sum(-1)[..., None]
+    left_for_frames = every - exists.sum(-1)[..., None]
+    span_key, beyond_key, frame_key = split(keys, 3)
+    parts = (
+        gaussian_rows(span_key, np.full(neurons, _DENSE), axes[..., :span], every),
+        gaussian_rows(beyond_key, own_beyond, axes[..., span:] - span, left),
+        gaussian_rows(frame_key, own_in_frame, start[:, 0], left_for_frames),
+    )
     used = np.arange(neurons) < np.asarray(n)[..., None]
-    return np.where(used[..., None, :, None], weights, 0.0)
+    each = (np.asarray(scale) / np.sqrt(d))[..., None, None, None]
+    return np.where(used[..., None, :, None], each * np.concatenate(parts, axis=-1), 0.0)
 
 
 def initial_upper(

@@ -20,11 +20,11 @@ __all__ = ["Keys", "folded", "gamma", "integers", "normal", "split", "uniform"]
 
 Keys = UInt32[np.ndarray, "*lanes 2"]
 
-# Rows of a program that draws one number for each, and entries of one that draws many: calls of
-# these take a CPU a millisecond, and accelerators want more at a time.
-_ROWS = 1 << 12
-_CPU_ENTRIES, _ENTRIES = 1 << 16, 1 << 22
-_LEAST_COLUMNS = 16
+# Rows of a program that draws one number for each, and entries of one that draws many, on a CPU and
+# on an accelerator, which wants more at a time. What is not asked for is drawn in vain.
+_ROWS, _ENTRIES = (1 << 9, 1 << 12), (1 << 16, 1 << 22)
+# Columns come in steps of so many, or of more: at most a quarter more than asked for is drawn.
+_LEAST_STEP = 16
 
 
 def _key(words: Array) -> Array:
@@ -70,6 +70,10 @@ def _normal(columns: int) -> Callable[..., Array]:
     return _program(one, full_options())
 
 
+def _here(sizes: tuple[int, int]) -> int:
+    return sizes[jax.default_backend() != "cpu"]
+
+
 def _in_parts(program: Callable[..., Array], rows: int, keys: Keys, *numbers: Any) -> np.ndarray:
     """Call a program of so many rows as often as it takes; keys and numbers are broadcast."""
     lanes = np.broadcast_shapes(keys.shape[:-1], *(np.shape(each) for each in numbers))
@@ -90,7 +94,7 @@ def _in_parts(program: Callable[..., Array], rows: int, keys: Keys, *numbers: An
 
 def folded(keys: Keys, numbers: Int[np.ndarray, "*lanes"] | int) -> Keys:
     """Keys of their own for each pair of a key and a number, broadcast: ``jax.random.fold_in``."""
-    return _in_parts(_folding(), _ROWS, keys, numbers)
+    return _in_parts(_folding(), _here(_ROWS), keys, numbers)
 
 
 def split(keys: Keys, count: int) -> UInt32[np.ndarray, "count *lanes 2"]:
@@ -100,23 +104,23 @@ def split(keys: Keys, count: int) -> UInt32[np.ndarray, "count *lanes 2"]:
 
 def uniform(keys: Keys) -> Float[np.ndarray, "*lanes"]:
     """A number from [0, 1) for each key."""
-    return _in_parts(_uniform(), _ROWS, keys)
+    return _in_parts(_uniform(), _here(_ROWS), keys)
 
 
 def integers(keys: Keys, below: int) -> Int[np.ndarray, "*lanes"]:
     """One of 0, ..., ``below`` - 1 for each key."""
-    return _in_parts(_integers(below), _ROWS, keys)
+    return _in_parts(_integers(below), _here(_ROWS), keys)
 
 
 def gamma(keys: Keys, shape: Float[np.ndarray, "*lanes"]) -> Float[np.ndarray, "*lanes"]:
     """A Gamma(shape, 1) number for each pair of a key and a shape, broadcast."""
-    return _in_parts(_gamma(), _ROWS, keys, shape)
+    return _in_parts(_gamma(), _here(_ROWS), keys, shape)
 
 
 def normal(keys: Keys, columns: int) -> Float[np.ndarray, "*lanes columns"]:
     """A row of N(0, 1) numbers for each key; more columns change none of the first."""
     if columns == 0:
         return np.zeros((*keys.shape[:-1], 0))
-    room = max(_LEAST_COLUMNS, 1 << (columns - 1).bit_length())
-    entries = _CPU_ENTRIES if jax.default_backend() == "cpu" else _ENTRIES
-    return _in_parts(_normal(room), max(1, entries // room), keys)[..., :columns]
+    step = max(_LEAST_STEP, (1 << columns.bit_length()) // 8)
+    room = -(-columns // step) * step
+    return _in_parts(_normal(room), max(1, _here(_ENTRIES) // room), keys)[..., :columns]

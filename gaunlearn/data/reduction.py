@@ -34,17 +34,18 @@ def rotate(data: Dataset) -> tuple[Coordinates, Float[np.ndarray, "d p"]]:
     span, p = min(basis.shape[1], m), basis.shape[1]
     # Below the diagonal the factor is zero: training samples have no coordinate beyond r.
     coordinates = Dataset(factor.T[:m], data.y, factor.T[m:], data.y_test)
-    return Coordinates(coordinates, span, np.ones(m, bool), np.ones(p, bool)), basis
+    given = Coordinates(coordinates, span, np.ones(m, bool), np.ones(p, bool), np.array(False))
+    return given, basis
 
 
-def pad_coordinates(given: Coordinates, samples: int, span: int, fresh_axes: int) -> Coordinates:
+def pad_coordinates(given: Coordinates, samples: int, span: int, beyond: int) -> Coordinates:
     """The same coordinates (NumPy arrays) with room for more samples and axes; all zero there."""
     data, r = given.data, given.span
     m, p = data.x.shape
 
     def widen(x):
         inside = np.pad(x[:, :r], ((0, 0), (0, span - r)))
-        return np.concatenate([inside, np.pad(x[:, r:], ((0, 0), (0, fresh_axes - (p - r))))], 1)
+        return np.concatenate([inside, np.pad(x[:, r:], ((0, 0), (0, beyond - (p - r))))], 1)
 
     return Coordinates(
         Dataset(
@@ -56,6 +57,7 @@ def pad_coordinates(given: Coordinates, samples: int, span: int, fresh_axes: int
         span,
         np.pad(given.present, (0, samples - m)),
         widen(np.asarray(given.exists)[None, :])[0],
+        given.led_by_weights,
     )
 
 

@@ -14,6 +14,7 @@ from gaunlearn.data.distributions import (
     initial_weights,
     law_of,
     power_law,
+    weights_lead,
 )
 from gaunlearn.data.numbers import Keys
 from gaunlearn.data.real import relu_features
@@ -26,7 +27,13 @@ from gaunlearn.models import (
     output_weights,
     upper_columns,
 )
-from gaunlearn.sweep.identity import dataset_digest, file_digest, key_words, section_digest
+from gaunlearn.sweep.identity import (
+    dataset_digest,
+    file_digest,
+    join_digests,
+    key_words,
+    section_digest,
+)
 from gaunlearn.sweep.samples import bundled_samples, read_samples
 from gaunlearn.sweep.sections import (
     BundledData,
@@ -103,10 +110,10 @@ def size_of(data: Any, model: Any, directory: Path) -> Size:
     m, d, n_test = data_size(data, directory)
     directions = law_of(*data.law)[1] if isinstance(data, SyntheticData) else 0
     span = min(d, m + directions)
-    fresh = min(d - span, n_test)
-    if isinstance(data, SyntheticData) and fresh:
-        fresh = n_test  # the sampler gives every test sample an axis, existing or not
-    return Size(m, _neurons(model), span, fresh)
+    n, beyond = _neurons(model), n_test
+    if isinstance(data, SyntheticData) and weights_lead(INITIALISATIONS, n, n_test):
+        beyond = INITIALISATIONS * n
+    return Size(m, n, span, min(d - span, beyond))
 
 
 def _neurons(model: Any) -> int:
@@ -152,7 +159,7 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
         directory: what relative paths refer to.
     """
     n_test = data_size(wanted[0][0], directory)[2]
-    axes = room.span + room.fresh_axes
+    axes = room.span + room.beyond
     columns = axes + upper_columns(model_of(wanted[0][1]), room.neurons) + n_test
     entries = (room.samples + n_test) * axes + INITIALISATIONS * room.neurons * columns
     batch = max(1, _ENTRIES // max(entries, 1))
@@ -168,7 +175,7 @@ def build_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
 def _built(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory: Path) -> Problem:
     data, models, seeds = zip(*wanted, strict=True)
     if isinstance(data[0], SyntheticData):
-        given, d = _sampled(data, seeds, room, directory)
+        given, d = _sampled(data, models, seeds, room, directory)
     else:
         given, d = _read(data, seeds, room, directory)
     keys = np.stack(
@@ -199,18 +206,33 @@ def empty_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
 
 
 def _sampled(
-    data: Sequence[SyntheticData], seeds: Sequence[int], room: Size, directory: Path
+    data: Sequence[SyntheticData],
+    models: Sequence[Any],
+    seeds: Sequence[int],
+    room: Size,
+    directory: Path,
 ) -> tuple[Coordinates, np.ndarray]:
     """Synthetic data sets, stacked, and d of each."""
-    keys = [
-        key_words("data", section_digest(each, directory), seed)
-        for each, seed in zip(data, seeds, strict=True)
-    ]
+    keys, beyond_keys = [], []
+    for section, model, seed in zip(data, models, seeds, strict=True):
+        content = section_digest(section, directory)
+        both = join_digests([content, section_digest(model, directory)])
+        keys.append(key_words("data", content, seed))
+        beyond_keys.append(key_words("beyond", both, seed))
     each = [section.numbers for section in data]
     numbers = {name: np.array([found[name] for found in each]) for name in each[0]}
-    shape = (room.samples, data[0].n_test, room.span, room.fresh_axes)
-    m = np.array([section.m for section in data])
-    return draw(np.stack(keys), data[0].law, shape, m, numbers), numbers["d"]
+    n_test = data[0].n_test
+    lead = weights_lead(INITIALISATIONS, np.array([_neurons(each) for each in models]), n_test)
+    given = draw(
+        np.stack(keys),
+        np.stack(beyond_keys),
+        data[0].law,
+        (room.samples, n_test, room.span, room.beyond),
+        np.array([section.m for section in data]),
+        lead,
+        numbers,
+    )
+    return given, numbers["d"]
 
 
 def _drawn(data: BundledData | PowerLawData | FileData, seed: int, directory: Path) -> Dataset:
@@ -239,7 +261,7 @@ def _read(
         else:
             given, basis = rotate(_drawn(section, seed, directory))
             features = basis.shape[0]
-        each.append(pad_coordinates(given, room.samples, room.span, room.fresh_axes))
+        each.append(pad_coordinates(given, room.samples, room.span, room.beyond))
         d.append(features)
     datasets = zip(*(given.data for given in each), strict=True)
     stacked = Coordinates(
@@ -247,5 +269,6 @@ def _read(
         room.span,
         np.stack([given.present for given in each]),
         np.stack([given.exists for given in each]),
+        np.stack([given.led_by_weights for given in each]),
     )
     return stacked, np.array(d)

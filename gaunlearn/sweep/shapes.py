@@ -40,13 +40,13 @@ class Size(NamedTuple):
         samples: m.
         neurons: n.
         span: coordinates of the training samples' span.
-        fresh_axes: coordinates that test samples add.
+        beyond: coordinates outside the span, of test samples and initial weights.
     """
 
     samples: int
     neurons: int
     span: int
-    fresh_axes: int
+    beyond: int
 
 
 def weight_bytes(room: Size, upper: int) -> int:
