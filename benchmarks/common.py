@@ -47,11 +47,11 @@ def keys_of(seed, count):
 
 def problems(kind, keys, m, d, n):
     """A reduced problem for each key, stacked, with one initialisation; d may be one for each."""
-    data_keys, init_keys = split(keys, 2)
+    data_keys, init_keys, beyond_keys = split(keys, 3)
     law = (kind, 0)
     parameters = {"d": d} | (MIXTURE if kind == "gaussian_mixture" else {})
     room = (m, 0, m + law_of(*law)[1], 0)
-    given = draw(data_keys, data_keys, law, room, m, False, parameters)
+    given = draw(data_keys, beyond_keys, law, room, m, False, parameters)
     weights = initial_weights(init_keys[:, None], n, given, n, d, INIT_SCALE)
     u = np.broadcast_to(output_weights(RELU, n), (len(keys), n))
     return jax.tree.map(jnp.asarray, reduce_problem(given, weights, u))

@@ -294,9 +294,9 @@ def find_limit(
     """The point that training, continued from W on the retain set, converges to in direction.
 
     Solved for, not descended to: the Clarke-KKT point of the max-margin problem that keeps the
-    signs of same-sign pre-activations (y_i u_j > 0) of W, or those that its own solution asks for
-    (DESIGN 3.2). W should be trained far enough for these signs to have settled. For the linear
-    model it is the hard-margin support vector machine, whatever W.
+    signs of same-sign pre-activations (y_i u_j > 0) of W, or those that its own solution asks for.
+    W should be trained far enough for these signs to have settled. For the linear model it is the
+    hard-margin support vector machine, whatever W. Derivation: docs/mathematics.md.
 
     Args:
         W: trained or unlearned weights (n, d), or (d,) of the linear model, at any scale.

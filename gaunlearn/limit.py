@@ -1,4 +1,6 @@
-"""Where training goes: the Clarke-KKT point of the max-margin problem, solved for (DESIGN 3.2).
+"""Where training goes: the Clarke-KKT point of the max-margin problem, solved for.
+
+Derivation: docs/mathematics.md.
 
 Training on separable data converges in direction to a KKT point of
 "min ||theta||^2 / 2 s.t. q_i >= 1" (LL, JT; SHN for the linear model). A pair (j, i) with

@@ -1,7 +1,7 @@
 """One trial, train -> retrain -> unlearn -> evaluate, as pure functions of arrays.
 
 The stages are separate functions because a sweep shares them: one training serves every forget
-set, one pair of retrainings every method and step fraction (DESIGN 3.4). ``Setup`` holds what is
+set, one pair of retrainings every method and step fraction. ``Setup`` holds what is
 static, and so defines a compiled program; all else, ``Settings`` among it, is traced and may differ
 from one lane of a batch to the next. Keys of the returned dictionaries are column names of
 ``schema``.

@@ -33,13 +33,14 @@ class Dataset(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """A data set rotated so that all samples lie in the first p coordinates.
+    """A data set rotated so that p coordinates hold all of its training samples, and of its fresh
+    samples what these or initial weights have an inner product with.
 
     Attributes:
         data: the samples, of p coordinates each.
         span: r; training samples are zero from the r-th coordinate on.
         present: which training samples exist; the others are zero.
-        exists: which coordinates exist; all samples are zero in the others.
+        exists: which coordinates exist; samples and initial weights are zero in the others.
         led_by_weights: whether the coordinates from the r-th on are those of a triangular factor of
             initial weights that are still to be drawn, rather than the samples' own.
     """

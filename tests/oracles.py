@@ -1,6 +1,6 @@
 """Independent references in NumPy, SciPy and cvxpy. Nothing here imports gaunlearn.
 
-Written from the definitions (DESIGN sections 2 and 3), for clarity and not for speed.
+Written from the definitions (docs/mathematics.md), for clarity and not for speed.
 """
 
 import itertools

@@ -11,7 +11,7 @@ from oracles import ascend_plainly, plain_descent, sample_in_d_dimensions, snap_
 from scipy.stats import chi, ks_2samp, kstest
 from scipy.stats import f as f_law
 
-from gaunlearn.data import numbers
+from gaunlearn.data import distributions, numbers
 from gaunlearn.data.distributions import draw as draw_law
 from gaunlearn.data.distributions import (
     gaussian_rows,
@@ -52,6 +52,17 @@ def orthonormal(rng, d, p):
 
 
 MIXTURE = {"alpha": 0.1, "noise_scale": 1.0, "label_noise": 0.0, "positive": 0.5}
+
+
+OPTIONS = {
+    "gaussian_mixture": MIXTURE,
+    "isotropic": {},
+    "clusters": {"alpha": 0.1},
+    "xor": {"alpha": 0.1},
+    "heavy_tailed": {"tail_dof": 3.0},
+    "correlated": {"correlation": 0.3},
+    "near_duplicates": {"correlation": 0.5, "copies": 1.0},
+}
 
 
 def keys_of(seed, count):
@@ -310,14 +321,16 @@ def summaries(x, y, x_test, y_test, W):
         "correlation of pre-activations": z[0, 0] * z[0, 1],
         "norm of a row": np.sum(W[0, 0] ** 2),
         "overlap of two initialisations": np.sum(W[0] * W[1]),
+        "overlap of the last two": np.sum(W[1, 1] * W[2, 1]),
         "fresh pre-activation": W[0, 0] @ x_test[0],
         "two neurons on a fresh sample": (W[0, 0] @ x_test[0]) * (W[0, 1] @ x_test[0]),
         "two initialisations on a fresh sample": (W[0, 0] @ x_test[0]) * (W[1, 0] @ x_test[0]),
         "spread over fresh samples": np.var(W[0, 0] @ x_test.T),
         "two fresh samples on a neuron": (W[0, 0] @ x_test[0]) * (W[0, 0] @ x_test[1]),
-        "two fresh samples on two neurons": (W[0, 0] @ x_test[0]) * (W[1, 1] @ x_test[1]),
+        "two fresh samples on two neurons": (W[0, 0] @ x_test[0]) * (W[2, 1] @ x_test[1]),
+        "last neuron of all": (W[2, 1] @ x_test[0]) * (W[1, 1] @ x_test[0]),
         "spread and norm": np.var(W[1, 1] @ x_test.T) * np.sum(W[1, 1] ** 2),
-        "spread and overlap": np.cov(W[:, 1] @ x_test.T)[0, 1] * np.sum(W[0, 1] * W[1, 1]),
+        "spread and overlap": np.cov(W[1:, 1] @ x_test.T)[0, 1] * np.sum(W[1, 1] * W[2, 1]),
     }
 
 
@@ -329,8 +342,8 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, lead, m, t, d)
     count, scale, rng = 1500, 0.5, np.random.default_rng(0)
     direct, plain = [], []
 
-    data_keys, init_keys = keys_of(5, count), keys_of(6, 2 * count).reshape(count, 2, 2)
-    given = draw(kind, data_keys, m, t, d, rows=lead * 2 * 2)
+    data_keys, init_keys = keys_of(5, count), keys_of(6, 3 * count).reshape(count, 3, 2)
+    given = draw(kind, data_keys, m, t, d, rows=lead * 3 * 2)
     weights = initial_weights(init_keys, 2, given, 2, float(d), scale)
     data, problem = given.data, reduce_problem(given, weights, output_weights(2))
     pad = weights.shape[-1] - data.x.shape[-1]
@@ -343,7 +356,7 @@ def test_direct_and_explicit_sampling_agree_in_distribution(kind, lead, m, t, d)
         assert np.allclose((folded**2).sum(-1), (weights[i] ** 2).sum(-1), atol=1e-12)
         alpha = 0.1 if kind == "gaussian_mixture" else None
         x, y = sample_in_d_dimensions(rng, m + t, d, alpha)
-        W = scale / np.sqrt(d) * rng.normal(size=(2, 2, d))
+        W = scale / np.sqrt(d) * rng.normal(size=(3, 2, d))
         plain.append(summaries(x[:m], y[:m], x[m:], y[m:], W))
     for name in direct[0]:
         a, b = [row[name] for row in direct], [row[name] for row in plain]
@@ -467,6 +480,55 @@ def test_a_billion_dimensions_cost_what_a_thousand_do(rows):
         compiled = programs
 
 
+@pytest.mark.parametrize("kind", [*OPTIONS])
+@pytest.mark.parametrize("lead", [True, False])
+def test_no_two_random_numbers_have_the_same_bits(kind, lead, monkeypatch):
+    """The j-th number of a key is made of the same block of threefry as the key folded with j: each
+    block serves once, for all that a problem with three layers is made of.
+    """
+    drawn, folds = [], set()
+
+    def blocks(keys, count):
+        return [(*map(int, key), j) for key in keys.reshape(-1, 2) for j in range(count)]
+
+    def recording(name, count_of):
+        plain = getattr(distributions, name)
+
+        def recorded(keys, *rest):
+            drawn.extend(blocks(keys, count_of(*rest)))
+            return plain(keys, *rest)
+
+        monkeypatch.setattr(distributions, name, recorded)
+
+    def folded(keys, places):
+        lanes = np.broadcast_shapes(keys.shape[:-1], np.shape(places))
+        every = np.broadcast_to(keys, (*lanes, 2)).reshape(-1, 2).tolist()
+        place_of = np.broadcast_to(places, lanes).ravel().tolist()
+        folds.update((*key, place) for key, place in zip(every, place_of, strict=True))
+        return numbers.folded(keys, places)
+
+    def split(keys, count):
+        return np.moveaxis(folded(keys[..., None, :], np.arange(count)), -2, 0)
+
+    # Of a gamma and an integer the first two blocks, at least.
+    for name, count_of in {
+        "uniform": lambda: 1,
+        "integers": lambda below: 2,
+        "gamma": lambda shape: 2,
+        "normal": lambda columns: columns,
+    }.items():
+        recording(name, count_of)
+    monkeypatch.setattr(distributions, "folded", folded)
+    monkeypatch.setattr(distributions, "split", split)
+    keys = keys_of(0, 5)
+    options = OPTIONS[kind] | ({"copies": 0.0} if kind == "near_duplicates" else {})  # labels alike
+    given = draw(kind, keys[0], 3, 7, 40, rows=lead * 3 * 4, **options)
+    initial_weights(keys[2:], 4, given, 4, 40.0, 1.0)
+    distributions.initial_upper(keys[2:], 4, 2, 4, 1.0)
+    assert len(drawn) == len(set(drawn)) > 100
+    assert not folds & set(drawn)
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 4097])
 def test_numbers_are_those_of_the_keys(count):
     """However many are drawn together, each is what ``jax.random`` draws for its key."""
@@ -495,23 +557,13 @@ def test_numbers_are_those_of_the_keys(count):
     assert numbers.normal(words, 0).shape == (count, 0)
 
 
-OPTIONS = {
-    "gaussian_mixture": MIXTURE,
-    "isotropic": {},
-    "clusters": {"alpha": 0.1},
-    "xor": {"alpha": 0.1},
-    "heavy_tailed": {"tail_dof": 3.0},
-    "correlated": {"correlation": 0.3},
-    "near_duplicates": {"correlation": 0.5, "copies": 1.0},
-}
-
-
 @pytest.mark.parametrize("kind", [*OPTIONS])
-def test_lanes_change_no_number(kind):
+@pytest.mark.parametrize("small", [60.0, 11.0])
+def test_lanes_change_no_number(kind, small):
     """Data sets of several sizes that are drawn together are those that are drawn alone, whether
     initial weights lead or fresh samples.
     """
-    keys, m, d = keys_of(4, 3), np.array([3, 5, 4]), np.array([40.0, 40.0, 60.0])
+    keys, m, d = keys_of(4, 3), np.array([3, 5, 4]), np.array([40.0, 40.0, small])
     law = (kind, 2 if kind == "clusters" else 0)
     room = (5, 6, 5 + law_of(*law)[1], 10)
     beyond, lead = numbers.folded(keys, 9), np.array([True, False, True])

@@ -213,6 +213,8 @@ def draw(
 ) -> Coordinates:
     """Data sets in coordinates, one for each key: the first lie along the directions that their law
     sets apart, the next in the span of what is left of the training samples, the last beyond it.
+    There, fresh samples are kept as far as initial weights can see them: what they have in no
+    weight's direction is left out, and with it inner products between fresh samples.
 
     Args:
         beyond_keys: for what fresh samples have beyond the span. Each is for one set of initial
@@ -302,7 +304,7 @@ def initial_weights(
     every = np.asarray(d, float)[..., None]
     left = every - exists[..., :span].sum(-1)[..., None]
     left_for_frames = every - exists.sum(-1)[..., None]
-    span_key, beyond_key, frame_key = split(keys, 3)
+    span_key, beyond_key, frame_key, _ = split(keys, 4)
     parts = (
         gaussian_rows(span_key, np.full(neurons, _DENSE), axes[..., :span], every),
         gaussian_rows(beyond_key, own_beyond, axes[..., span:] - span, left),
@@ -331,9 +333,10 @@ def initial_upper(
     place = np.arange(neurons)
     exists = place[:, None] < width
     each = []
+    *_, upper_key = split(keys, 4)  # the others are of ``initial_weights``
     for number in range(layers):
-        drawn = normal(_row_keys(folded(keys, number + 1), neurons), neurons)
+        drawn = normal(_row_keys(folded(upper_key, number), neurons), neurons)
         each.append(np.where(exists & (place < width), np.sqrt(2 / width) * drawn, 0.0))
-    out = normal(_row_keys(folded(keys, layers + 1), neurons), 1)
+    out = normal(_row_keys(folded(upper_key, layers), neurons), 1)
     each.append(np.where(exists, out / np.sqrt(width), 0.0))
     return np.asarray(scale)[..., None, None, None] * np.concatenate(each, axis=-1)

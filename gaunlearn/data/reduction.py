@@ -1,4 +1,6 @@
-"""Exact removal of the dimension d: coordinates in the span of the samples (DESIGN 3.3).
+"""Exact removal of the dimension d: coordinates in the span of the samples.
+
+Derivation: docs/mathematics.md.
 
 With an orthonormal Q (d, r) whose columns span the training samples (and the mixture mean),
 x = C Q^T. Training moves W within that span only, so margins, gradients and the trajectory of W Q

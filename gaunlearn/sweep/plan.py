@@ -1,4 +1,4 @@
-"""From a specification to the tree of stages that have to run (DESIGN 3.4).
+"""From a specification to the tree of stages that have to run.
 
 A training serves every forgotten sample, step fraction, way of retraining and way of evaluating:
 it and all that hangs below it is a ``Family``. Families whose arrays fit one program are packed

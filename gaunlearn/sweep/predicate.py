@@ -51,7 +51,7 @@ class _Beats(NamedTuple):
 
 
 # What a column that stands alone is compared with. Two retrainings differ by so much: only against
-# that does a distance to the retrained model mean something (DESIGN 4).
+# that does a distance to the retrained model mean something.
 _ALONE = {"tau_retrain": _Level("tau_retrain", "<=", "tau_retrain_floor")}
 
 
