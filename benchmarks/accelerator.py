@@ -3,16 +3,18 @@
     python benchmarks/accelerator.py [--quick]
 
 First the step-size sweep as a command, cold and with its programs kept: trials a minute against
-the goal of a million; and some of its rows, recomputed on the CPU by `gaunlearn verify`. Then the
-fused kernel (``gaunlearn.fused``) in all its forms against XLA and against the device's arithmetic,
-and which one is chosen. Then whether training is bound by launches: the time of a step against the
-number of trials side by side, in float64 and float32; where it does not grow with them it is. Last
-all kernels against the device's ceilings (``roofline``), on batches that fill it. What matters most
-comes first, and every row is kept as it comes, so that one may stop it. On a CPU it does the same
-with less, and interprets the fused kernel.
+the goal of a million, then of so many seeds that the fused kernel (``gaunlearn.fused``) is tried;
+and some rows of the last in float64, recomputed on the CPU by `gaunlearn verify`. Then the fused
+kernel in all its forms against XLA and against the device's arithmetic, and which one is chosen.
+Then whether training is bound by launches: the time of a step against the number of trials side by
+side, in float64 and float32; where it does not grow with them it is. Last all kernels against the
+device's ceilings (``roofline``), on batches that fill it. What matters most comes first, and every
+row is kept as it comes, so that one may stop it. On a CPU it does the same with less, and
+interprets the fused kernel.
 """
 
 import argparse
+import math
 import os
 
 # Before JAX is imported: the commands that this one starts need the device's memory, too. They
@@ -32,15 +34,19 @@ import numpy as np
 import roofline
 from common import begin, descent, keys_of, matmul_ceiling, median_seconds, problems, table, tell
 
+import gaunlearn
 from gaunlearn.fused import Fused, fused_steps
 from gaunlearn.losses import LOSSES
 from gaunlearn.models import RELU, output_weights
-from gaunlearn.sweep.kernels import MOST_COLUMNS, choose, fits_a_block
+from gaunlearn.sweep.kernels import MOST_COLUMNS, WORTH_TRYING, choose, fits_a_block
 from gaunlearn.training import Descent
 
 SPEC = Path(__file__).parent.parent / "sweeps" / "step_size.toml"
 SHAPES = ((10, 100), (30, 100), (50, 400))
 STEPS, GOAL = 500, 1e6
+# Of the sweep: two kinds of data, each with one training and 20 retrainings of 5000 steps, and 10
+# forgotten samples with 41 step fractions.
+TRIALS_OF_SEED, STEPS_OF_SEED = 2 * 10 * 41, 2 * 21 * 5000
 
 
 def descent_of(batch, dtype, many_steps=None):
@@ -163,28 +169,38 @@ def command(*arguments, cache, **environment):
     return time.perf_counter() - began, done.stdout
 
 
-def compare_sweep(seeds, folder):
-    """A row for each type, without programs and with those of the first run."""
-    trials = 2 * seeds * 10 * 41
+def sweep_row(what, seeds, dtype, out, programs):
+    """The sweep as a command: how fast, and what took the steps of training."""
+    trials = seeds * TRIALS_OF_SEED
+    overrides = ["--set", f"sweep.seeds={seeds}", "--set", f"compute.dtype='{dtype}'"]
+    taken, _ = command("run", SPEC, "--out", out, "--fresh", *overrides, cache=programs)
+    rate = trials / taken * 60
+    return taken, {
+        "what": f"{dtype}, {what}",
+        "trials": trials,
+        "s": f"{taken:.1f}",
+        "trials a minute": f"{rate:.3g}",
+        "of a million": f"{rate / GOAL:.1%}",
+        "steps by": gaunlearn.load(out).manifest["provenance"]["training_steps"],
+    }
+
+
+def compare_sweep(seeds, folder, patience):
+    """A row for each type, without programs and with those of the first run; and one for a sweep so
+    large that the fused kernel is tried, unless that would take longer than so many seconds.
+    """
+    programs = folder / "programs"
     for dtype in ("float64", "float32"):
-        overrides = ["--set", f"sweep.seeds={seeds}", "--set", f"compute.dtype='{dtype}'"]
         for state in ("cold", "warm"):
-            out = folder / dtype
-            taken, _ = command(
-                "run", SPEC, "--out", out, "--fresh", *overrides, cache=folder / "programs"
-            )
-            rate = trials / taken * 60
-            yield {
-                "what": f"{dtype}, {state}",
-                "trials": trials,
-                "s": f"{taken:.1f}",
-                "trials a minute": f"{rate:.3g}",
-                "of a million": f"{rate / GOAL:.1%}",
-            }
+            taken, row = sweep_row(state, seeds, dtype, folder / dtype, programs)
+            yield row
+        large = math.ceil(1.1 * WORTH_TRYING / STEPS_OF_SEED)
+        if taken * large / seeds <= patience:
+            yield sweep_row("large", large, dtype, folder / dtype, programs)[1]
 
 
 def verified(folder):
-    """What `gaunlearn verify` says of some rows of the sweep, on the CPU."""
+    """What `gaunlearn verify` says of some rows of the last sweep, on the CPU."""
     _, said = command(
         "verify", folder / "float64", "--sample", "24", cache="off", JAX_PLATFORMS="cpu"
     )
@@ -208,7 +224,7 @@ if __name__ == "__main__":
         seeds = 1 if args.quick else (4 if on_cpu else 256)
         table(
             "The step-size sweep, both kinds of data, as a command",
-            compare_sweep(seeds, Path(place)),
+            compare_sweep(seeds, Path(place), 0.0 if on_cpu else 240.0),
         )
         tell(verified(Path(place)))
     table(

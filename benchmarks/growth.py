@@ -60,7 +60,7 @@ GROWTH = {
     "T": ((4_000, 8_000, 16_000, 32_000), "1", "1"),
     "trials": ((32, 64, 128, 256), "1", "1"),
     "step fractions": ((16, 32, 64, 128), "1", "1 (judging; training is shared)"),
-    "fresh samples": ((125, 250, 500, 1000), "1", "2 (each adds a coordinate, up to d)"),
+    "fresh samples": ((500, 1000, 2000, 4000), "1", "1 (from 3 n on; below, 2)"),
 }
 
 

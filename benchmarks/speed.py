@@ -7,15 +7,17 @@ weights, by gaunlearn and by the peers in ``peers``: interleaved in one process,
 threads. Each peer's epsilon, delta and tau are held against the rows of gaunlearn's Parquet.
 
 First table: the step-size sweep, in which trials share trainings, with as many trials as `make run`
-has. Peers are put together from their measured parts: as a script that trains each network once,
-and as one that trains for every trial. gaunlearn retrains twice for each forgotten sample, from
-other initial weights, to tell how far two retrainings are apart; no peer does. Second table:
-triples a second where no two trials share anything, every network trained for as many steps as the
-slowest trained network of the first 8 seeds took to epsilon_1 <= 1e-3; "reached" is the share of
-trained and retrained networks that are there (and, of gaunlearn's limits, at epsilon_1 <= 1e-6,
-which takes descent some 2 x 10^6 steps). Weight space is timed on fewer steps where all would take
-too long, and multiplied; the check is then against a sweep of as many steps. gaunlearn is measured
-as a whole command, files and figure and all.
+has: its mixture without fresh samples, which is what peers do, then with fresh samples, then the
+shipped sweep, half of which are isotropic data with many kinks. Peers are put together from their
+measured parts: as a script that trains each network once, and as one that trains for every trial.
+gaunlearn retrains twice for each forgotten sample, from other initial weights, to tell how far two
+retrainings are apart; no peer does. Second table: triples a second where no two trials share
+anything, every network trained for as many steps as the slowest trained network of the first 8
+seeds took to epsilon_1 <= 1e-3; "reached" is the share of trained and retrained networks that are
+there (and, of gaunlearn's limits, at epsilon_1 <= 1e-6, which takes descent some 2 x 10^6 steps).
+Weight space is timed on fewer steps where all would take too long, and multiplied; the check is
+then against a sweep of as many steps. Batched peers have batches of the size that suits them best.
+gaunlearn is measured as a whole command, files and figure and all.
 
 It stops if a peer's numbers are not gaunlearn's to 1e-6.
 """
@@ -23,6 +25,8 @@ It stops if a peer's numbers are not gaunlearn's to 1e-6.
 import argparse
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,21 +145,31 @@ class Peer:
 
 
 def width_of(shape: dict[str, int]) -> int:
-    """How many networks a batched peer trains side by side: some copies of their weights fit."""
+    """How many networks a batched peer trains side by side at most: copies of their weights fit."""
     return max(1, min(32, ROOM // (4 * 8 * shape["n"] * shape["d"])))
 
 
+def seconds_of_step(peer: Peer) -> float:
+    """A step of a peer's whole batch, roughly."""
+    peer.train(-1, 0)
+    began = time.perf_counter()
+    peer.train(-1, 0)
+    return (time.perf_counter() - began) / peer.steps
+
+
 def peers_of(given: Explicit, shape, steps: int, fractions, patience: float) -> dict[str, Peer]:
-    """Peers with as many steps as they can take in so many seconds, in each of two trainings."""
+    """Peers with as many steps as they can take in so many seconds, in each of two trainings; in
+    batches of the size that suits them best: large ones need not fit a processor's caches.
+    """
     found = {}
     for name, module in PEERS.items():
-        count = 1 if module is torch_loop else width_of(shape)
-        probe = Peer(module, given, count, 2, fractions)
-        probe.train(-1, 0)
-        began = time.perf_counter()
-        probe.train(-1, 0)
-        step = (time.perf_counter() - began) / 2
-        affordable = int(patience / step) // 10 * 10
+        most = 1 if module is torch_loop else width_of(shape)
+        taken = {
+            count: seconds_of_step(Peer(module, given, count, 2, fractions))
+            for count in sorted({most, max(1, most // 4), 1})
+        }
+        count = min(taken, key=lambda count: taken[count] / count)
+        affordable = int(patience / taken[count]) // 10 * 10
         found[name] = Peer(module, given, count, max(10, min(steps, affordable)), fractions)
     return found
 
@@ -183,23 +197,18 @@ def reached(rows: pd.DataFrame, level: float) -> str:
     return f"{(residuals <= level).mean():.0%} <= {level:.0e}"
 
 
-def interleaved(whole, ways, peers: dict[str, Peer], repeats: int):
-    """Seconds of gaunlearn's ways, and what the peers measured; all in turn, after a warm-up.
-
-    Args:
-        whole: runs a sweep with some overrides.
-        ways: name -> overrides.
-    """
-    for overrides in ways.values():
-        whole(overrides)
+def interleaved(ways: Mapping[str, Callable[[], object]], peers: dict[str, Peer], repeats: int):
+    """Seconds of gaunlearn's ways, and what the peers measured; all in turn, after a warm-up."""
+    for whole in ways.values():
+        whole()
     for peer in peers.values():
         peer.measure()
     own: dict[str, list[float]] = {name: [] for name in ways}
     timed: dict[str, list[Timed]] = {name: [] for name in peers}
     for _ in range(repeats):
-        for name, overrides in ways.items():
+        for name, whole in ways.items():
             began = time.perf_counter()
-            whole(overrides)
+            whole()
             own[name].append(time.perf_counter() - began)
         for name, peer in peers.items():
             timed[name].append(peer.measure())
@@ -218,20 +227,20 @@ def compare_shapes(shapes, repeats: int, patience: float):
             sweep = sweep_of(folder, seeds=count, steps=steps, **shape)
             given = explicit(sweep, list(families_of(sweep)))
             peers = peers_of(given, shape, steps, (1.0,), patience)
-            ways = {"gaunlearn, descent": (), "gaunlearn, limit": ("train.end='limit'",)}
-
-            def whole(overrides, numbers=shape | {"seeds": seeds, "steps": steps}, at=folder):
-                rows_of(at, "run", overrides, **numbers)
-
-            own, timed = interleaved(whole, ways, peers, repeats)
+            numbers = shape | {"seeds": seeds, "steps": steps}
+            limit = ("train.end='limit'",)
+            ways = {
+                "gaunlearn, descent": partial(rows_of, folder, "run", **numbers),
+                "gaunlearn, limit": partial(rows_of, folder, "run", limit, **numbers),
+            }
+            own, timed = interleaved(ways, peers, repeats)
             reference = np.median(own["gaunlearn, descent"]) / seeds
-            for name, overrides in ways.items():
-                found = rows_of(folder, "run", overrides, seeds=seeds, steps=steps, **shape)
+            for (name, whole), level in zip(ways.items(), (1e-3, 1e-6), strict=True):
                 yield {
                     "m, d, n": f"{m}, {d}, {n}",
                     "what": name,
                     "steps": steps,
-                    "reached": reached(found, 1e-6 if overrides else 1e-3),
+                    "reached": reached(whole(), level),
                     "a triple": durations([each / seeds for each in own[name]]),
                     "gaunlearn is faster by": "",
                     "measured on": f"{seeds} trials",
@@ -259,7 +268,8 @@ def compare_shapes(shapes, repeats: int, patience: float):
 
 SWEEP = {"m": 10, "d": 1000, "n": 100}
 SWEEP_STEPS, FRACTIONS = 5000, tuple(np.linspace(0, 2, 41).tolist())
-ALL_SAMPLES = list(range(10))
+ALL_SAMPLES, FRESH_SAMPLES = list(range(10)), 1000
+SHIPPED = Path(__file__).parent.parent / "sweeps" / "step_size.toml"
 
 
 def compare_sweep(seeds: int, repeats: int, patience: float) -> None:
@@ -271,22 +281,28 @@ def compare_sweep(seeds: int, repeats: int, patience: float) -> None:
         sweep = sweep_of(folder, seeds=width_of(SWEEP), **numbers)
         given = explicit(sweep, list(families_of(sweep)))
         peers = peers_of(given, SWEEP, SWEEP_STEPS, FRACTIONS, patience)
+        trials = seeds * per_seed
+        every = numbers | {"seeds": seeds, "forget": ALL_SAMPLES}
+        handled, fresh = "evaluate.kinks='handled'", f"data.n_test={FRESH_SAMPLES}"
+        shipped = [f"sweep.seeds={seeds // 2}"]
         ways = {
-            "gaunlearn, as shipped": ("evaluate.kinks='handled'",),
-            "gaunlearn, kinks ignored": (),
+            "gaunlearn": partial(rows_of, folder, "run", (handled,), **every),
+            "gaunlearn, kinks ignored": partial(rows_of, folder, "run", **every),
+            f"gaunlearn, {FRESH_SAMPLES} fresh samples": partial(
+                rows_of, folder, "run", (handled, fresh), **every
+            ),
+            "gaunlearn, as shipped: half isotropic, 200 fresh samples": partial(
+                gaunlearn.run, SHIPPED, folder / "run", overrides=shipped, fresh=True
+            ),
         }
-
-        def whole(overrides):
-            rows_of(folder, "run", overrides, seeds=seeds, forget=ALL_SAMPLES, **numbers)
-
-        own, timed = interleaved(whole, ways, peers, repeats)
-        reference = np.median(own["gaunlearn, as shipped"]) / (seeds * per_seed)
+        own, timed = interleaved(ways, peers, repeats)
+        reference = np.median(own["gaunlearn"]) / trials
         rows = [
             {
                 "what": name,
-                "a triple": durations([each / (seeds * per_seed) for each in taken]),
+                "a triple": durations([each / trials for each in taken]),
                 "gaunlearn is faster by": "",
-                "measured on": f"{seeds * per_seed} trials",
+                "measured on": f"{trials} trials",
                 "error of epsilon, delta, tau, epsilon_1": "",
             }
             for name, taken in own.items()

@@ -11,6 +11,8 @@ import pytest
 
 import gaunlearn
 from gaunlearn.report.summary import summarise
+from gaunlearn.sweep.plan import families_of
+from gaunlearn.sweep.resume import claims_of, trial_ids_of
 from gaunlearn.sweep.runner import run_sweep
 from gaunlearn.sweep.spec import load_spec
 
@@ -92,6 +94,19 @@ def test_the_gallery_shows_whole_verified_runs_of_shipped_sweeps(spec):
     assert shown
     assert all((GALLERY / name).stat().st_size > 10_000 for name in shown)
     assert "directory" not in run.manifest["provenance"]
+
+
+@pytest.mark.parametrize("spec", sorted(GALLERY.glob("*/spec.toml")), ids=lambda p: p.parent.name)
+def test_the_gallery_has_the_trials_that_this_version_would_run(spec):
+    """By their names, in which the generation of random numbers is; of a border a part of them."""
+    sweep = load_spec(ROOT / "sweeps" / f"{spec.parent.name}.toml")
+    stored = set(gaunlearn.load(spec.parent).to_pandas()["trial_id"])
+    wanted = {
+        name
+        for family in families_of(sweep)
+        for name in trial_ids_of(claims_of(family, sweep.directory))
+    }
+    assert stored == wanted if sweep.border is None else stored <= wanted
 
 
 def test_the_readme_opens_with_figures_of_the_gallery_and_tells_of_them_what_is_so():

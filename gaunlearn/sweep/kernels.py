@@ -15,11 +15,11 @@ from gaunlearn.losses import Loss
 from gaunlearn.models import Model, output_weights
 from gaunlearn.training import Descent, TrainingConfig
 
-__all__ = ["MOST_COLUMNS", "choose", "fits_a_block"]
+__all__ = ["MOST_COLUMNS", "WORTH_TRYING", "choose", "fits_a_block"]
 
 # Steps of all trials together, those of earlier and of later blocks too, from which on the seconds
 # that trying takes are made up for.
-_WORTH_TRYING = 300_000_000
+WORTH_TRYING = 300_000_000
 # What a block can hold in registers: entries of an (n, m) array, and columns of one.
 _MOST_ENTRIES, MOST_COLUMNS = 1 << 14, 16
 # What is tried, and how often.
@@ -125,6 +125,6 @@ def choose(
     if jax.default_backend() != "gpu" or model.homogeneity != 1:
         return None
     asked = model, loss, optimizer, n, m, dtype
-    if WORK.stays_quick((choose, asked), steps, _WORTH_TRYING, later):
+    if WORK.stays_quick((choose, asked), steps, WORTH_TRYING, later):
         return None
     return _tried(*asked)
