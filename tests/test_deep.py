@@ -310,6 +310,8 @@ def test_verify_recomputes_it(run):
 
 
 def test_its_networks_are_stored_and_have_its_certificates(run):
+    """Training may switch a deep network off, on all samples; then it has no margins."""
+    separated = 0
     for row in run.to_pandas().itertuples():
         nets = gaunlearn.networks(run, row.trial_id)
         got = gaunlearn.certify(
@@ -323,7 +325,10 @@ def test_its_networks_are_stored_and_have_its_certificates(run):
                 values = np.maximum(layer @ values, 0)
             q = nets.y * (nets.retrained[-1] @ values)
             least = q[nets.retain].min()
-            assert row.margin_forget_retrained == pytest.approx(q[0] / least, rel=1e-9)
+            separated += least > 0
+            want = q[0] / least if least > 0 else np.nan
+            assert row.margin_forget_retrained == pytest.approx(want, rel=1e-9, nan_ok=True)
+    assert separated
 
 
 def random_layers(depth, n, d, seed):

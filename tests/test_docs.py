@@ -1,5 +1,6 @@
 """Every command, snippet and specification of the tutorial and the how-to is run, in its order."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -48,6 +49,22 @@ def test_what_a_page_says_runs(page, tmp_path, monkeypatch, capsys):
     assert page != "tutorial.md" or {"plane.png", "index.html"} <= {
         f.name for f in report.iterdir()
     }
+
+
+@pytest.mark.parametrize("file", sorted((DOCS / "measured").glob("*.json")), ids=lambda f: f.stem)
+def test_measurements_are_quoted_as_they_were_printed(file):
+    """Whole tables, of a commit that the page names."""
+    kept, page = json.loads(file.read_text()), (DOCS / "measurements.md").read_text()
+    lines = [
+        line
+        for part in kept["tables"]
+        for line in part["text"].splitlines()
+        if line.startswith("|")
+    ]
+    assert len(lines) > 5
+    assert set(lines) <= set(page.splitlines())
+    assert re.fullmatch("[0-9a-f]{40}", kept["provenance"]["commit"])
+    assert f"commit {kept['provenance']['commit'][:7]}" in page
 
 
 def test_pages_name_each_other_and_nothing_that_is_not_there():

@@ -42,7 +42,7 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
     Initial weights are far from small, so that what lies outside the span matters.
     """
     rng = np.random.default_rng(3)
-    m, d, n = 6, 30, 10
+    m, d, n = 6, 30, 16
     x, y = rng.normal(size=(m, d)) / np.sqrt(d), np.where(np.arange(m) % 2 == 0, 1.0, -1.0)
     x_test, y_test = rng.normal(size=(50, d)) / np.sqrt(d), rng.choice([-1.0, 1.0], 50)
     np.savez(tmp_path / "mine.npz", x=x, y=y, x_test=x_test, y_test=y_test)
@@ -53,7 +53,7 @@ def test_reduced_trial_equals_the_one_in_d_dimensions(tmp_path):
         path = "mine.npz"
         [model]
         kind = "two_layer_relu"
-        n = 10
+        n = 16
         init_scale = 0.5
         [train]
         max_steps = 400
