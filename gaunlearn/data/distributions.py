@@ -16,7 +16,7 @@ neighbours change a number. NumPy throughout.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -195,11 +195,13 @@ def law_of(kind: str, clusters: int = 0) -> tuple[Law, int]:
     return (_clusters(clusters), 2 * clusters) if kind == "clusters" else _LAWS[kind]
 
 
-def weights_lead(starts: int, n: Any, n_test: int) -> Any:
+def weights_lead(
+    starts: int, n: Int[np.ndarray, "*lanes"] | int, n_test: int
+) -> Bool[np.ndarray, "*lanes"]:
     """Whether the triangular factor beyond the span is that of the initial weights, with a row for
     each of n neurons at each start, rather than that of the fresh samples: the smaller.
     """
-    return starts * n <= n_test
+    return np.asarray(starts * n <= n_test)
 
 
 def draw(
