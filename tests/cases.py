@@ -74,5 +74,4 @@ def assert_same_rows(got, want):
         if want[name].dtype.kind in "fi":  # a column of integers that lacks some is one of floats
             np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-12, err_msg=name)
         else:
-            # A column of truth values that lacks some is one of objects.
-            assert got[name].astype(object).equals(want[name].astype(object)), name
+            assert got[name].equals(want[name]), name
