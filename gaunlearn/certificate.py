@@ -23,15 +23,13 @@ from gaunlearn.models import (
     Model,
     activation,
     largest_logits,
-    logits,
     neuron_count,
-    preactivations,
     rounding_reach,
     slopes,
     upper_layers,
 )
 from gaunlearn.snapping import snap
-from gaunlearn.sums import matrix_norm, matrix_sum, row_norms
+from gaunlearn.sums import dot, is_any, matrix_norm, matrix_sum, row_norms, row_sums, times
 
 __all__ = ["Certificate", "certify_at", "distinct_rungs", "one_minus_cosine"]
 
@@ -120,8 +118,8 @@ def _close(signed: Float[Array, "m r"], gram: Float[Array, "m m"]) -> Bool[Array
 def _means_over_copies(
     model: Model,
     close: Bool[Array, "m m"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
+    slope: Float[Array, "m n"],
+    kink: Bool[Array, "m n"],
     shared: Bool[Array, ""],
 ) -> Float[Array, "m m"]:
     """Averages over samples that have the same gradients: copies of one sample, among which the
@@ -132,10 +130,11 @@ def _means_over_copies(
     """
     same = close
     for pattern in (slope > 0, slope > model.leak, kink) if model.leak else (slope > 0, kink):
-        count = (pattern & ~shared).astype(slope.dtype)
-        same &= count.T @ count == jnp.maximum(count.sum(0)[:, None], count.sum(0))
+        here = (pattern & ~shared).astype(slope.dtype)
+        count = row_sums(here)
+        same &= here @ here.T == jnp.maximum(count[:, None], count)
     same = (same & same.T) | jnp.eye(len(same), dtype=bool)
-    return same / same.sum(0)
+    return same / row_sums(same.astype(slope.dtype))[:, None]
 
 
 def _multipliers(
@@ -143,9 +142,9 @@ def _multipliers(
     theta: Float[Array, "n r"],
     u: Float[Array, " n"],
     signed: Float[Array, "m r"],
-    correlations: Float[Array, "n m"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
+    correlations: Float[Array, "m n"],
+    slope: Float[Array, "m n"],
+    kink: Bool[Array, "m n"],
     retain: Bool[Array, " m"],
     margins: Float[Array, " m"],
     separated: Bool[Array, ""],
@@ -159,17 +158,19 @@ def _multipliers(
     point has some on the samples with the least margin alone, and these make delta 0 too. Copies of
     a sample have equal ones: the mean of solutions in which copies change places is a solution.
 
+    Pairs are laid out as in ``cone``.
+
     Args:
         correlations: <theta_j, y_i x_i>, 0 where that is rounding.
         separated: if false, nothing is computed and all is 0.
     """
     rounding = jnp.finfo(theta.dtype).eps
-    exists = u[:, None] != 0
-    targets = jnp.where(exists & ~kink, correlations / jnp.where(exists, u[:, None], 1.0), 0.0)
+    exists = u != 0
+    targets = jnp.where(exists & ~kink, correlations / jnp.where(exists, u, 1.0), 0.0)
     gram, squared_norm = signed @ signed.T, matrix_sum(theta**2)
 
     def residual_of(coefficients):
-        return matrix_norm(theta - (u[:, None] * coefficients) @ signed)
+        return matrix_norm(theta - (u * coefficients).T @ signed)
 
     support = retain & (margins <= 1 + jnp.sqrt(rounding))
     norm = jnp.sqrt(squared_norm)
@@ -181,12 +182,13 @@ def _multipliers(
         count, best, reached, _ = state
         first = count == 0
         allowed = first | support
+        used = allowed[:, None]
         found = solve_multipliers(
             gram,
             targets,
             u**2,
-            jnp.where(allowed, slope, 0.0),
-            kink & allowed,
+            jnp.where(used, slope, 0.0),
+            kink & used,
             squared_norm,
             model.leak,
             separated,
@@ -212,7 +214,7 @@ def _multipliers(
     def share(state):
         point, _, shared = state
         mean = _means_over_copies(model, close, slope, kink, shared)
-        multipliers, coefficients = point.multipliers @ mean, point.coefficients @ mean
+        multipliers, coefficients = times(mean, point.multipliers), mean @ point.coefficients
         point = point._replace(multipliers=multipliers, coefficients=coefficients)
         return point, residual_of(coefficients), jnp.asarray(True)
 
@@ -228,14 +230,14 @@ class _Candidate(NamedTuple):
 
     Attributes:
         tau: 1 - cos between them and the weights they were.
-        z, kink: (n, m), or of deep networks (h, n, m); z is 0 at kinks.
+        z, kink: (m, n), as in ``cone``, or of deep networks (h, n, m); z is 0 at kinks.
         snap_failed: whether a pair that was to be at a kink is not.
     """
 
     weights: Float[Array, "n r"]
     tau: Float[Array, ""]
-    z: Float[Array, "... n m"]
-    kink: Bool[Array, "... n m"]
+    z: Float[Array, "..."]
+    kink: Bool[Array, "..."]
     snap_failed: Bool[Array, ""]
 
 
@@ -250,7 +252,7 @@ class _Moved(NamedTuple):
     weights: Float[Array, "n r"]
     tau: Float[Array, ""]
     lengths: Float[Array, " n"]
-    z: Float[Array, "n m"]
+    z: Float[Array, "m n"]
     to_move: Bool[Array, ""]
 
 
@@ -260,22 +262,23 @@ def _unit(
     """What tolerances of pre-activations are relative to: the network's scale. Relative to ||w_j||,
     a dead neuron would never be at a kink.
     """
-    return jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u)) * row_norms(x)
+    return jnp.sqrt(dot(lengths, lengths) / neuron_count(u)) * row_norms(x)
 
 
 def _kinks_within(
-    z: Float[Array, "n m"],
+    z: Float[Array, "m n"],
     lengths: Float[Array, " n"],
     u: Float[Array, " n"],
     x: Float[Array, "m r"],
     retain: Bool[Array, " m"],
     kink_tol: Float[Array, ""],
-) -> Bool[Array, "n m"]:
+) -> Bool[Array, "m n"]:
     """Which pairs are taken for kinks: within a tolerance of 0, or of rounding; none if the
     tolerance is negative.
     """
-    reach = jnp.maximum(kink_tol * _unit(lengths, u, x), rounding_reach(lengths, u, x))
-    return (jnp.abs(z) <= reach) & retain & (u[:, None] != 0) & (kink_tol >= 0)
+    reach = kink_tol * _unit(lengths, u, x)[:, None]
+    reach = jnp.maximum(reach, rounding_reach(lengths, u, x).T)
+    return (jnp.abs(z) <= reach) & retain[:, None] & (u != 0) & (kink_tol >= 0)
 
 
 def distinct_rungs(
@@ -292,7 +295,7 @@ def distinct_rungs(
     """
     if model.is_deep or not model.has_kinks:
         return jnp.ones(kink_tols.shape, bool)
-    z, lengths = preactivations(weights, x), row_norms(weights)
+    z, lengths = x @ weights.T, row_norms(weights)
 
     def kinks(tol):
         return matrix_sum(_kinks_within(z, lengths, u, x, retain, tol).astype(z.dtype))
@@ -317,12 +320,12 @@ def _snapped(
         failed = layers.left_over > _SNAP_ERROR * rounding
         tau = one_minus_cosine(weights, layers.weights)
         return _Candidate(layers.weights, tau, layers.z, layers.kink, failed)
-    z, nothing = preactivations(weights, x), jnp.zeros((), weights.dtype)
+    z, nothing = x @ weights.T, jnp.zeros((), weights.dtype)
     if not model.has_kinks:
         return _Candidate(weights, nothing, z, jnp.zeros(z.shape, bool), jnp.asarray(False))
     lengths = row_norms(weights)
     unit = _unit(lengths, u, x)
-    may = (kink_tol >= 0) & retain & (u[:, None] != 0)
+    may = (kink_tol >= 0) & retain[:, None] & (u != 0)
     kink = _kinks_within(z, lengths, u, x, retain, kink_tol)
 
     def move(state):
@@ -331,18 +334,17 @@ def _snapped(
             moved,
             one_minus_cosine(weights, moved),
             row_norms(moved),
-            preactivations(moved, x),
+            x @ moved.T,
             jnp.asarray(False),
         )
 
     # Where there are no kinks, in none of a batch's lanes, nothing is computed.
-    snapped, tau, lengths, z, _ = jax.lax.while_loop(
-        lambda state: state.to_move, move, _Moved(weights, nothing, lengths, z, jnp.any(kink))
-    )
-    failed = jnp.any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit))
+    start = _Moved(weights, nothing, lengths, z, is_any(kink, z.dtype))
+    snapped, tau, lengths, z, _ = jax.lax.while_loop(lambda state: state.to_move, move, start)
+    failed = is_any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit[:, None]), z.dtype)
     # A neuron of which snapping leaves nothing is at a kink of all other samples too. Where kinks
     # are ignored, such a pre-activation is off: its sign is chance.
-    is_zero = jnp.abs(z) <= rounding_reach(lengths, u, x)
+    is_zero = jnp.abs(z) <= rounding_reach(lengths, u, x).T
     kink |= may & is_zero
     return _Candidate(snapped, tau, jnp.where(kink | is_zero, 0.0, z), kink, failed)
 
@@ -350,7 +352,7 @@ def _snapped(
 def _logits_of(model: Model, candidate: _Candidate, u: Float[Array, " n"]) -> Float[Array, " m"]:
     """Logits from pre-activations in which kinks are 0."""
     if not model.is_deep:
-        return logits(model, candidate.z, u, candidate.weights)
+        return row_sums(u * activation(model, candidate.z))
     _, out = upper_layers(model, candidate.weights)
     return out @ activation(model, candidate.z[-1])
 
@@ -392,13 +394,13 @@ def certify_at(
         epsilon = matrix_norm(theta - fitted)
     else:
         z = candidate.z * shrink
-        slope = jnp.where(retain & ~kink, slopes(model, z), 0.0)
+        slope = jnp.where(retain[:, None] & ~kink, slopes(model, z), 0.0)
         point, epsilon = _multipliers(
             model,
             theta,
             u,
             y[:, None] * x,
-            y * z,
+            y[:, None] * z,
             slope,
             kink,
             retain,
@@ -406,7 +408,7 @@ def certify_at(
             separated,
             ceiling,
         )
-        multipliers, gap, coefficients = point.multipliers, point.gap, point.coefficients
+        multipliers, gap, coefficients = point.multipliers, point.gap, point.coefficients.T
     slack = jnp.where(retain, multipliers * (margins - 1), -jnp.inf)
 
     def valid(value):
@@ -418,7 +420,7 @@ def certify_at(
         tau=valid(candidate.tau),
         multipliers=valid(multipliers),
         coefficients=valid(coefficients),
-        kink_pairs=kink.sum(),
+        kink_pairs=matrix_sum(kink.reshape(-1, kink.shape[-1]).astype(theta.dtype)).astype(int),
         separated=separated,
         kink_tol=jnp.maximum(kink_tol, 0.0),
         gap=valid(gap),

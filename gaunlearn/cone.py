@@ -1,23 +1,27 @@
 """Convex quadratic minimisation over the cone of multipliers and Clarke coefficients.
 
-With multipliers lambda >= 0 (m,) and a slope for every smooth (neuron, sample) pair, the cone holds
-the coefficients c (n, m) with
+With multipliers lambda >= 0 (m,) and a slope for every smooth (sample, neuron) pair, the cone holds
+the coefficients c (m, n) with
 
-    c_ji = slope_ji lambda_i             on smooth pairs (slope 0 where the neuron is off),
-    c_ji in [leak lambda_i, lambda_i]    on kinks, where the derivative is free in [leak, 1],
+    c_ij = slope_ij lambda_i             on smooth pairs (slope 0 where the neuron is off),
+    c_ij in [leak lambda_i, lambda_i]    on kinks, where the derivative is free in [leak, 1],
 
 and, if there are ceilings, lambda_i <= ceiling_i: then it is a part of the cone.
 
-Minimised is ``<c, A c> / 2 - <T, c>`` in the inner product <a, b> = sum_ji w_j a_ji b_ji, with a
-positive semidefinite operator A: for the KKT kernel (``kkt``) it is c K with one Gram matrix K for
+Minimised is ``<c, A c> / 2 - <T, c>`` in the inner product <a, b> = sum_ij w_j a_ij b_ij, with a
+positive semidefinite operator A: for the KKT kernel (``kkt``) it is K c with one Gram matrix K for
 all neurons, so that its curvature is that of K alone. The limit solver (``limit``), which adds a
 term of rank one, uses the step within a face.
 
-The method alternates projected-gradient steps with momentum, which find the face of the cone, and
-conjugate gradients within the face, which find the minimum there (after Moré and Toraldo 1991,
-*On the solution of large quadratic programming problems with bound constraints*). Every accepted
-step lowers the objective, so it converges whatever the rank of A. No LAPACK call: all work is
-(n, m) x (m, m) products.
+The method alternates conjugate gradients within a face of the cone, which find the minimum there,
+and projected-gradient steps with momentum, which find the face (after Moré and Toraldo 1991, *On
+the solution of large quadratic programming problems with bound constraints*). Every accepted step
+lowers the objective, so it converges whatever the rank of A. No LAPACK call: all work is
+(m, m) x (m, n) products.
+
+Pairs are laid out samples first here, and neurons, of which there are more, side by side: loops
+over them are compiled in a fifth of the time, and run in half of it, that loops over samples take
+(docs/measurements.md, *What a user waits for*). What belongs to one sample is a sum over neurons.
 """
 
 from collections.abc import Callable
@@ -28,12 +32,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from gaunlearn.sums import row_sums
+from gaunlearn.sums import is_any, matrix_sum, row_sums
 
 __all__ = [
+    "Cone",
     "ConePoint",
     "Operator",
     "Start",
+    "cone_of",
     "descend_on_face",
     "gershgorin",
     "inner",
@@ -63,7 +69,44 @@ _FEW_PAIRS = 1000
 _FLAT_UNITS = 100
 
 
-Operator = Callable[[Float[Array, "n m"]], Float[Array, "n m"]]
+Operator = Callable[[Float[Array, "m n"]], Float[Array, "m n"]]
+
+
+class Cone(NamedTuple):
+    """The cone at the head of this file.
+
+    Attributes:
+        weights: w_j >= 0.
+        slope: of smooth pairs; 0 on kinks and wherever a pair is not to be used.
+        kink: pairs with c_ij in [leak lambda_i, lambda_i].
+        mass: sum_j w_j slope_ij^2.
+        leak: static; the least slope at a kink.
+        ceiling: upper bounds on lambda, at least 0, inf where there is none; None for none at all.
+    """
+
+    weights: Float[Array, " n"]
+    slope: Float[Array, "m n"]
+    kink: Bool[Array, "m n"]
+    mass: Float[Array, " m"]
+    leak: float
+    ceiling: Float[Array, " m"] | None
+
+    def at_ceiling(self, multipliers: Float[Array, " m"]) -> Bool[Array, " m"]:
+        """Which multipliers can grow no more."""
+        if self.ceiling is None:
+            return jnp.zeros(multipliers.shape, bool)
+        return multipliers >= self.ceiling
+
+
+def cone_of(
+    weights: Float[Array, " n"],
+    slope: Float[Array, "m n"],
+    kink: Bool[Array, "m n"],
+    leak: float = 0.0,
+    ceiling: Float[Array, " m"] | None = None,
+) -> Cone:
+    """The cone of these pairs."""
+    return Cone(weights, slope, kink, row_sums(weights * slope**2), leak, ceiling)
 
 
 class ConePoint(NamedTuple):
@@ -71,13 +114,13 @@ class ConePoint(NamedTuple):
 
     Attributes:
         multipliers: lambda_i >= 0; 0 for samples that no pair refers to.
-        coefficients: c_ji.
+        coefficients: c_ij.
         gap: what the caller's measure of the gap was at the end.
         rounds: how many rounds the solver took.
     """
 
     multipliers: Float[Array, " m"]
-    coefficients: Float[Array, "n m"]
+    coefficients: Float[Array, "m n"]
     gap: Float[Array, ""]
     rounds: Int[Array, ""]
 
@@ -94,23 +137,23 @@ class Start(NamedTuple):
     """
 
     multipliers: Float[Array, " m"]
-    coefficients: Float[Array, "n m"]
+    coefficients: Float[Array, "m n"]
     is_solution: Bool[Array, ""]
     is_unique: Bool[Array, ""]
     gap: Float[Array, ""]
     in_doubt: Bool[Array, ""]
 
 
-def inner(weights: Float[Array, " n"], a: Float[Array, "n m"], b: Float[Array, "n m"]) -> Array:
-    """<a, b> = sum_ji w_j a_ji b_ji."""
-    return weights @ row_sums(a * b)
+def inner(weights: Float[Array, " n"], a: Float[Array, "m n"], b: Float[Array, "m n"]) -> Array:
+    """<a, b> = sum_ij w_j a_ij b_ij."""
+    return matrix_sum(weights * a * b)
 
 
 def gershgorin(gram: Float[Array, "m m"], used: Bool[Array, " m"]) -> Float[Array, ""]:
     """An upper bound on the largest eigenvalue of the Gram matrix of the samples in ``used``:
     within a small factor, and without a LAPACK call.
     """
-    return jnp.max(jnp.where(used[:, None] & used[None, :], jnp.abs(gram), 0.0).sum(1))
+    return jnp.max(row_sums(jnp.where(used[:, None] & used[None, :], jnp.abs(gram), 0.0)))
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
@@ -119,15 +162,9 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def project_onto_cone(
-    point: Float[Array, "n m"],
-    weights: Float[Array, " n"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
-    leak: float = 0.0,
-    ceiling: Float[Array, " m"] | None = None,
-    guess: Float[Array, " m"] | None = None,
-) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
-    """The nearest member of the cone in the norm sum_ji w_j a_ji^2, and its lambda.
+    cone: Cone, point: Float[Array, "m n"], guess: Float[Array, " m"] | None = None
+) -> tuple[Float[Array, "m n"], Float[Array, " m"]]:
+    """The nearest member of the cone in the norm sum_ij w_j a_ij^2, and its lambda.
 
     Per sample, lambda is the root of the increasing, piecewise linear function
 
@@ -140,33 +177,33 @@ def project_onto_cone(
     that bounds only clip it.
 
     Args:
-        slope: of smooth pairs; 0 on kinks and wherever a pair is not to be used.
-        leak: static; the least slope at a kink.
-        ceiling: upper bounds on lambda, inf where there is none; None for none at all.
-        guess: lambda, about; None is the mean over the smooth pairs.
+        guess: lambda, about; None is far below.
     """
-    kink_weights = weights[:, None] * kink
-    smooth_mass = weights @ slope**2
-    smooth_sum = weights @ (slope * point)
-    # A sample without smooth pairs starts from the mean of its kinks instead.
-    start = jnp.where(
-        smooth_mass > 0,
-        ratio(smooth_sum, smooth_mass),
-        ratio((kink_weights * point).sum(0), kink_weights.sum(0)),
-    )
+    weights, slope, kink, leak = cone.weights, cone.slope, cone.kink, cone.leak
+    weighted = weights * point
+    smooth_sum = row_sums(slope * weighted)
 
-    def newton(level):
+    def above(level):
+        """Weight, and weighted sum, of the pairs that pull a level up."""
+        here = kink & (point > level[:, None])
+        mass = cone.mass + row_sums(jnp.where(here, weights, 0.0))
+        return mass, smooth_sum + row_sums(jnp.where(here, weighted, 0.0))
+
+    def climb(state):
         """Left of the root, or the root itself."""
-        above = kink_weights * (point > level)
-        mass = smooth_mass + above.sum(0)
-        return jnp.where(mass > 0, ratio(smooth_sum + (above * point).sum(0), mass), start)
+        level, _, is_first = state
+        mass, total = above(level)
+        # Above all kinks of a sample without smooth pairs nothing pulls: on from far below them.
+        root = jnp.where(mass > 0, ratio(total, mass), -jnp.inf)
+        new = jnp.where(is_first, root, jnp.maximum(root, level))
+        return new, is_first | jnp.any(new > level), jnp.asarray(False)
 
     def bracketed(state):
         level, low, high, _, count = state
-        above = kink_weights * (point > level)
-        below = leak * kink_weights * (point < leak * level)
-        mass = smooth_mass + above.sum(0) + leak * below.sum(0)
-        total = smooth_sum + (above * point).sum(0) + (below * point).sum(0)
+        mass, total = above(level)
+        below = kink & (point < leak * level[:, None])
+        mass += leak**2 * row_sums(jnp.where(below, weights, 0.0))
+        total += leak * row_sums(jnp.where(below, weighted, 0.0))
         right = mass * level > total
         low, high = jnp.where(right, low, level), jnp.where(right, level, high)
         # Nothing pulls on a level at which there is no mass. An end of the bracket that is no root
@@ -177,17 +214,15 @@ def project_onto_cone(
         return jnp.where(taken, root, 0.5 * (low + high).clip(min=0)), low, high, level, count + 1
 
     if leak == 0:
-        first = start if guess is None else newton(guess)
-        level, _ = jax.lax.while_loop(
-            lambda state: jnp.any(state[0] > state[1]),
-            lambda state: (jnp.maximum(newton(state[0]), state[0]), state[0]),
-            (first, jnp.full_like(first, -jnp.inf)),
-        )
+        first = jnp.full_like(smooth_sum, -jnp.inf) if guess is None else guess
+        yes = jnp.asarray(True)
+        level, *_ = jax.lax.while_loop(lambda state: state[1], climb, (first, yes, yes))
     else:
-        high = jnp.maximum(jnp.max(jnp.where(kink, point, -jnp.inf), 0), start).clip(min=0)
+        smooth_root = ratio(smooth_sum, cone.mass)
+        high = jnp.maximum(jnp.max(jnp.where(kink, point, -jnp.inf), 1), smooth_root).clip(min=0)
         # At a breakpoint, Newton's steps from both sides may differ by rounding for ever.
         noise = 4 * jnp.finfo(point.dtype).eps * high
-        first = (start if guess is None else guess).clip(0, high)
+        first = (smooth_root if guess is None else guess).clip(0, high)
         level, *_ = jax.lax.while_loop(
             lambda state: (
                 jnp.any(jnp.abs(state[0] - state[3]) > noise) & (state[4] < _MAX_BISECTIONS)
@@ -195,21 +230,21 @@ def project_onto_cone(
             bracketed,
             bracketed((first, -high, high, high, 0)),
         )
-    multipliers = jnp.clip(level, 0.0, ceiling)
-    free = jnp.clip(point, leak * multipliers, multipliers)
-    return jnp.where(kink, free, slope * multipliers), multipliers
+    multipliers = jnp.clip(level, 0.0, cone.ceiling)
+    most = multipliers[:, None]
+    return jnp.where(kink, jnp.clip(point, leak * most, most), slope * most), multipliers
 
 
 def descend_on_face(
-    gradient: Float[Array, "n m"],
+    gradient: Float[Array, "m n"],
     operator: Operator,
     curvature: Float[Array, ""],
     weights: Float[Array, " n"],
-    free: Bool[Array, "n m"],
-    slope: Float[Array, "n m"],
+    free: Bool[Array, "m n"],
+    slope: Float[Array, "m n"],
     goal: Float[Array, ""],
     max_iterations: int | Int[Array, ""],
-) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
+) -> tuple[Float[Array, "m n"], Float[Array, " m"]]:
     """The conjugate-gradient step to the minimum over a face's linear span.
 
     On the face, pairs in ``free`` move independently and the others stay at slope * lambda. The
@@ -228,14 +263,15 @@ def descend_on_face(
         The step in c and the step in lambda.
     """
     tiny, rounding = jnp.finfo(gradient.dtype).tiny, jnp.finfo(gradient.dtype).eps
-    mass = weights @ slope**2
+    weighted_slope = weights * slope
+    mass = row_sums(weighted_slope * slope)
     flat = _FLAT_UNITS * rounding * curvature
 
     def level_of(a):
-        return ratio(weights @ (slope * a), mass)
+        return ratio(row_sums(weighted_slope * a), mass)
 
     def onto_face(a):
-        return jnp.where(free, a, slope * level_of(a))
+        return jnp.where(free, a, slope * level_of(a)[:, None])
 
     def iterate(state):
         x, residual, direction, squared, length_squared, _, count = state
@@ -271,39 +307,37 @@ def descend_on_face(
     return step, level_of(step)
 
 
+def _lengths(room: Array, change: Array, where: Array) -> Array:
+    """How far each value can go along its change before its room is used up; inf if for ever."""
+    falls = where & (change < 0)
+    return jnp.where(falls, room / jnp.where(falls, -change, 1.0), jnp.inf)
+
+
 def minimise_over_cone(
+    cone: Cone,
     operator: Operator,
     curvature: Float[Array, ""],
-    targets: Float[Array, "n m"],
-    weights: Float[Array, " n"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
+    targets: Float[Array, "m n"],
     assess: Callable[[Array, Array, Array], tuple[Array, Array | bool]],
-    leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
-    ceiling: Float[Array, " m"] | None = None,
     start: Start | None = None,
 ) -> ConePoint:
-    """Minimise <c, A c> / 2 - <T, c> over the cone at the head of this file.
+    """Minimise <c, A c> / 2 - <T, c> over the cone.
 
     Pure, jittable and vmappable; shapes are fixed. Never raises: look at ``gap``.
 
     Args:
-        operator: A, on (n, m) arrays.
+        operator: A, on (m, n) arrays.
         curvature: an upper bound on its eigenvalues, on the pairs that are used.
         targets: T.
-        weights: w_j >= 0.
-        slope: of smooth pairs, 0 on kinks and on unused pairs.
-        kink: pairs with c_ji in [leak lambda_i, lambda_i].
         assess: (c, lambda, gradient) -> a gap relative to the objective's natural unit, and whether
             a gap of rounding leaves in doubt what is sought. The solver stops when the gap is
             rounding and, if there is doubt, the face has been found twice running.
-        leak: static.
         needed: if false, nothing is computed and all is 0.
-        ceiling: upper bounds on lambda, at least 0, inf where there is none; None for none at all.
         start: where to begin; None is at 0, of which nothing is known.
     """
-    m = targets.shape[1]
+    weights, slope, kink, _, leak, ceiling = cone
+    m = len(targets)
     rounding = jnp.finfo(targets.dtype).eps
     curvature = jnp.maximum(curvature, jnp.finfo(targets.dtype).tiny)
     smallest_residual = rounding**2 * inner(weights, targets, targets)
@@ -320,12 +354,6 @@ def minimise_over_cone(
     def objective(c, grad):
         return 0.5 * inner(weights, c, grad - targets)
 
-    def project(c, guess):
-        return project_onto_cone(c, weights, slope, kink, leak, ceiling, guess)
-
-    def at_ceiling(multipliers):
-        return jnp.zeros(m, bool) if ceiling is None else multipliers >= ceiling
-
     def gradient_steps(c, multipliers):
         """Projected gradient with Nesterov momentum, restarted when momentum points uphill, until
         it hardly moves or for some steps; the last step has none.
@@ -334,7 +362,9 @@ def minimise_over_cone(
         def step(state):
             number, old, ahead, momentum, multipliers, last = state
             ahead = jnp.where(last, old, ahead)
-            new, multipliers = project(ahead - gradient(ahead) / curvature, multipliers)
+            new, multipliers = project_onto_cone(
+                cone, ahead - gradient(ahead) / curvature, multipliers
+            )
             change = new - old
             next_momentum = 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
             uphill = inner(weights, ahead - new, change) > 0
@@ -354,43 +384,45 @@ def minimise_over_cone(
 
     def minimise_on_face(c, multipliers, last_face):
         """Conjugate gradients with free pairs, and pairs tied to lambda, as in c; then as much of
-        that step as keeps c in the cone, or its projection if that is lower. Also returns the
-        face, to be compared with the next round's, and whether it is the last round's.
+        that step as keeps c in the cone, or its projection if that is lower. Also returns a
+        lambda near it, the face, to be compared with the next round's, and whether it is the last
+        round's.
         """
-        capped = at_ceiling(multipliers)
+        level = multipliers[:, None]
+        capped = cone.at_ceiling(multipliers)
         positive = (multipliers > 0) & ~capped
-        at_top = kink & (c >= multipliers)
-        at_bottom = kink & (c <= leak * multipliers) & ~at_top
+        at_top = kink & (c >= level)
+        at_bottom = kink & (c <= leak * level) & ~at_top
         free = kink & ~at_top & ~at_bottom
-        tied = jnp.where(positive, slope + at_top + leak * at_bottom, 0.0)
-        face = (free + 2 * (at_top & positive) + 4 * (positive & (slope > 0))).astype(jnp.int8)
-        face += 8 * capped.astype(jnp.int8)
-        settled = jnp.all(face == last_face)
+        tied = jnp.where(positive[:, None], slope + at_top + leak * at_bottom, 0.0)
+        # A number for each pair: -1, or 0 and more, if lambda may move; less than that if not.
+        face = jnp.where(free, -1.0, tied) - jnp.where(capped, 2.0, 0.0)[:, None]
+        settled = ~is_any(face != last_face, face.dtype)
 
         # Accuracy is worth its price only on a face that has been found twice running.
         limit = jnp.where(settled, 4 * m + 50, _FIRST_ITERATIONS)
         step, multiplier_step = descend_on_face(
             gradient(c), operator, curvature, weights, free, tied, 0.01 * smallest_residual, limit
         )
-
-        def longest(room, change, where):
-            lengths = room / jnp.where(change < 0, -change, 1.0)
-            return jnp.min(jnp.where(where & (change < 0), lengths, jnp.inf), initial=jnp.inf)
-
-        length = jnp.minimum(
-            1.0, longest(c - leak * multipliers, step - leak * multiplier_step, free)
+        level_step = multiplier_step[:, None]
+        of_pairs = jnp.minimum(
+            _lengths(c - leak * level, step - leak * level_step, free),
+            _lengths(level - c, level_step - step, free),
         )
-        length = jnp.minimum(length, longest(multipliers - c, multiplier_step - step, free))
-        length = jnp.minimum(length, longest(multipliers, multiplier_step, positive))
+        of_samples = _lengths(multipliers, multiplier_step, positive)
         if ceiling is not None:
-            length = jnp.minimum(length, longest(ceiling - multipliers, -multiplier_step, positive))
+            to_ceiling = _lengths(ceiling - multipliers, -multiplier_step, positive)
+            of_samples = jnp.minimum(of_samples, to_ceiling)
+        length = jnp.minimum(jnp.min(of_pairs), jnp.min(of_samples)).clip(max=1.0)
         truncated = c + length * step
         to_beat = objective(truncated, gradient(truncated))
 
         # Further along the step and projected, many bounds are met at once.
         def shorten(state):
             _, _, share = state
-            ahead, _ = project(c + share * step, multipliers + share * multiplier_step)
+            ahead, _ = project_onto_cone(
+                cone, c + share * step, multipliers + share * multiplier_step
+            )
             return ahead, objective(ahead, gradient(ahead)), share / _SHORTENING
 
         projected, value, _ = jax.lax.while_loop(
@@ -398,7 +430,8 @@ def minimise_over_cone(
             shorten,
             (truncated, to_beat, jnp.ones((), c.dtype)),
         )
-        return jnp.where(value < to_beat, projected, truncated), face, settled
+        c = jnp.where(value < to_beat, projected, truncated)
+        return c, multipliers + length * multiplier_step, face, settled
 
     def polish(state):
         """The minimum on the final face once more, where there may be others from 0: conjugate
@@ -410,31 +443,37 @@ def minimise_over_cone(
 
         def narrow(state):
             positive, capped, at_top, free, _, _, _, count = state
+            moves = positive & ~capped
             tied = slope + at_top + leak * (kink & ~at_top & ~free)
-            fixed = jnp.zeros_like(c) if ceiling is None else tied * jnp.where(capped, ceiling, 0.0)
-            tied = jnp.where(positive & ~capped, tied, 0.0)
-            free &= positive
-            level = jnp.where(begin.is_unique & positive & ~capped, multipliers, 0.0)
-            first = jnp.where(free, jnp.where(begin.is_unique, c, 0.0), tied * level + fixed)
+            fixed = jnp.zeros_like(c)
+            if ceiling is not None:
+                fixed = tied * jnp.where(capped, ceiling, 0.0)[:, None]
+            tied = jnp.where(moves[:, None], tied, 0.0)
+            free &= positive[:, None]
+            level = jnp.where(begin.is_unique & moves, multipliers, 0.0)
+            first = jnp.where(
+                free, jnp.where(begin.is_unique, c, 0.0), tied * level[:, None] + fixed
+            )
             step, level_step = descend_on_face(
                 gradient(first), operator, curvature, weights, free, tied, goal, 4 * m + 50
             )
             level = level + level_step
-            new = jnp.where(free, first + step, tied * level + fixed)
+            new = jnp.where(free, first + step, tied * level[:, None] + fixed)
             too_high = jnp.zeros_like(capped)
             if ceiling is not None:
                 level = jnp.where(capped, ceiling, level)
                 too_high = ~capped & (level > ceiling)
             stays = positive & (level >= 0)
-            above, below = free & (new > level), free & (new < leak * level)
-            inside = jnp.all(stays == positive) & ~jnp.any(above | below) & ~jnp.any(too_high)
+            above = free & (new > level[:, None])
+            below = free & (new < leak * level[:, None])
+            inside = ~is_any(above | below, c.dtype) & jnp.all((stays == positive) & ~too_high)
             at_top, free = at_top | above, free & ~above & ~below
             return stays, capped | too_high, at_top, free, new, level, inside, count + 1
 
         goal = 0.01 * smallest_residual
-        capped = at_ceiling(multipliers)
-        at_top = kink & (c >= multipliers)
-        free = kink & ~at_top & (c > leak * multipliers)
+        capped = cone.at_ceiling(multipliers)
+        at_top = kink & (c >= multipliers[:, None])
+        free = kink & ~at_top & (c > leak * multipliers[:, None])
         *_, new, level, inside, _ = jax.lax.while_loop(
             lambda state: to_polish & ~state[6] & (state[7] < _MAX_NARROWINGS),
             narrow,
@@ -451,14 +490,13 @@ def minimise_over_cone(
 
     def one_round(state):
         c, multipliers, gap, _, _, face, rounds = state
-        c, multipliers = gradient_steps(c, multipliers)
-        c, face, settled = minimise_on_face(c, multipliers, face)
-        c, multipliers = project(c - gradient(c) / curvature, multipliers)
+        c, near, face, settled = minimise_on_face(c, multipliers, face)
+        c, multipliers = gradient_steps(c, near)
         new_gap, doubt = assess(c, multipliers, gradient(c))
         doubt = doubt & ~settled & (rounds < _MAX_ROUNDS_IN_DOUBT)
         return c, multipliers, new_gap, gap, doubt, face, rounds + 1
 
-    pairs = jnp.sum((slope != 0) | kink)
+    pairs = matrix_sum(((slope != 0) | kink).astype(targets.dtype))
     doubtful = _DOUBTFUL_GAP * jnp.sqrt(jnp.maximum(pairs / _FEW_PAIRS, 1.0)) * rounding
 
     def unfinished(state):
@@ -478,7 +516,7 @@ def minimise_over_cone(
             # A solution's gap that may be rounding is taken for it, where there is no doubt.
             jnp.where(begin.is_solution & ~begin.in_doubt, begin.gap, jnp.inf),
             needed & begin.in_doubt & ~begin.is_solution,
-            jnp.full(targets.shape, -1, jnp.int8),
+            jnp.full(targets.shape, -jnp.inf, targets.dtype),
             0,
         ),
     )

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from gaunlearn.cone import inner
+from gaunlearn.cone import cone_of, inner
 from gaunlearn.kkt import minimise_residual
 from gaunlearn.models import (
     Model,
@@ -126,7 +126,7 @@ def layers_of(
         reach = jnp.maximum(kink_tol * scale * lengths, rounding_reach(rows, u, given))
         near = (kink_tol >= 0) & retain & exists
         kink = near & (jnp.abs(layer @ given.T) <= reach)
-        snapped = snap(layer, given, kink)
+        snapped = snap(layer, given, kink.T)
         z = snapped @ given.T
         unit = jnp.maximum(scale * lengths, jnp.finfo(z.dtype).tiny)
         left.append(jnp.max(jnp.where(kink, jnp.abs(z) / unit, 0.0)))
@@ -159,7 +159,7 @@ def weighted_gradient(
     return _with_upper(model, signal @ x, upper, values[-1] @ factors)
 
 
-def _curvature(operator, weights: Float[Array, " n"], like: Float[Array, "n m"]) -> Array:
+def _curvature(operator, weights: Float[Array, " n"], like: Float[Array, "m n"]) -> Array:
     """An upper bound, all but certainly, on the operator's largest eigenvalue."""
 
     def step(_, state):
@@ -231,19 +231,15 @@ def _solve_layer(
     tied = jnp.concatenate([smooth, retain[None].astype(smooth.dtype)])
     free = jnp.concatenate([kink, jnp.zeros((1, len(y)), bool)])
     weights = jnp.append(mass, 1.0)
-    found = minimise_residual(
-        operator,
-        _curvature(operator, weights, tied + free),
-        targets,
-        weights,
-        tied,
-        free,
-        squared_norm,
-        needed=needed,
-        ceiling=ceiling,
-    )
+    cone = cone_of(weights, tied.T, free.T, ceiling=ceiling)
+
+    def by_samples(c):
+        return operator(c.T).T
+
+    curvature = _curvature(by_samples, weights, (tied + free).T)
+    found = minimise_residual(cone, by_samples, curvature, targets.T, squared_norm, needed)
     level = found.multipliers
-    share = found.coefficients[:-1] / jnp.where(level > 0, level, 1.0)
+    share = found.coefficients.T[:-1] / jnp.where(level > 0, level, 1.0)
     chosen = jnp.where(kink & (level > 0) & (mass > 0)[:, None], share, slopes[number])
     return Multipliers(level, slopes.at[number].set(jnp.clip(chosen, 0.0, 1.0)), found.gap)
 

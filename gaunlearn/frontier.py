@@ -65,7 +65,7 @@ def path_to(
     start = weights
     if model.has_kinks and not model.is_deep:
         kink = (clean_preactivations(end, u, x) == 0) & retain & (u[:, None] != 0)
-        start = snap(weights, x, kink)
+        start = snap(weights, x, kink.T)
     start_unit, end_unit = start / matrix_norm(start), end / matrix_norm(end)
     chord = matrix_norm(start_unit - end_unit)
     angle = 2 * jnp.arcsin(jnp.minimum(chord / 2, 1.0))

@@ -3,14 +3,15 @@
 For parameters theta with rows theta_j (n, r), output weights u and signed samples
 ``s_i = y_i x_i``, a KKT point of "min ||theta||^2 / 2 s.t. q_i >= 1" has
 
-    theta_j = u_j sum_i c_ji s_i,    c_ji = lambda_i  where neuron j is active on sample i,
-                                     c_ji = leak lambda_i  where it is inactive,
-                                     c_ji in [leak lambda_i, lambda_i]  where <theta_j, x_i> = 0,
+    theta_j = u_j sum_i c_ij s_i,    c_ij = lambda_i  where neuron j is active on sample i,
+                                     c_ij = leak lambda_i  where it is inactive,
+                                     c_ij in [leak lambda_i, lambda_i]  where <theta_j, x_i> = 0,
 
-c_ji / lambda_i being the Clarke derivative of the activation (leak 0 for ReLU; MYV; LL for
+c_ij / lambda_i being the Clarke derivative of the activation (leak 0 for ReLU; MYV; LL for
 Clarke-KKT). ``solve_multipliers`` minimises ``||theta - G c||`` over this cone: epsilon is the
-minimum. Write w_j = u_j^2, K = (s_i . s_k) and T_ji = theta_j . s_i / u_j. Then half the squared
-residual is sum_j w_j (c_j K c_j / 2 - c_j . T_j) + ||theta||^2 / 2, which ``cone`` minimises.
+minimum. Write w_j = u_j^2, K = (s_i . s_k) and T_ij = theta_j . s_i / u_j. Then half the squared
+residual is sum_j w_j (c_j K c_j / 2 - c_j . T_j) + ||theta||^2 / 2 with the columns c_j and T_j,
+which ``cone`` minimises.
 Without kinks it is a problem in lambda alone, which ``pivoting`` solves.
 
 Only arrays come in here: normalising, snapping and choosing a tolerance are ``certificate``'s.
@@ -24,15 +25,18 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from gaunlearn.cone import (
+    Cone,
     ConePoint,
     Operator,
     Start,
+    cone_of,
     gershgorin,
     inner,
     minimise_over_cone,
     ratio,
 )
 from gaunlearn.pivoting import minimise_in_box
+from gaunlearn.sums import dot, is_any, row_sums, times
 
 __all__ = ["minimise_residual", "solve_multipliers"]
 
@@ -49,30 +53,31 @@ def _dominant(gram: Float[Array, "m m"], used: Bool[Array, " m"]) -> Bool[Array,
     own = jnp.where(used, jnp.diagonal(gram), 1.0)
     scale = jax.lax.rsqrt(jnp.where(own > 0, own, 1.0))
     size = jnp.where(used[:, None] & used, jnp.abs(gram), 0.0) * scale[:, None] * scale
-    return jnp.all(own > 0) & (jnp.max(size.sum(1)) <= 2 - _DOMINANCE)
+    return jnp.all(own > 0) & (jnp.max(row_sums(size)) <= 2 - _DOMINANCE)
 
 
 @partial(jax.jit, static_argnames="leak")
 def solve_multipliers(
     gram: Float[Array, "m m"],
-    targets: Float[Array, "n m"],
+    targets: Float[Array, "m n"],
     weights: Float[Array, " n"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
+    slope: Float[Array, "m n"],
+    kink: Bool[Array, "m n"],
     squared_norm: Float[Array, ""],
     leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
     ceiling: Float[Array, " m"] | None = None,
     theta_margins: Float[Array, " m"] | None = None,
 ) -> ConePoint:
-    """Minimise ||theta - G c|| over the cone described at the head of this file.
+    """Minimise ||theta - G c|| over the cone described at the head of this file; pairs are laid out
+    as in ``cone``.
 
     Pure, jittable and vmappable; shapes are fixed, unused samples are those without a slope and
     without a kink. Never raises: look at ``gap``.
 
     Args:
         gram: K, inner products of signed samples y_i x_i.
-        targets: T, theta_j . (y_i x_i) / u_j; rows with u_j = 0 are to be 0.
+        targets: T, theta_j . (y_i x_i) / u_j; 0 where u_j = 0.
         weights: w_j = u_j^2.
         slope: the derivative on smooth pairs; 0 on kinks and unused pairs.
         kink: pairs whose derivative is free in [leak, 1].
@@ -80,50 +85,48 @@ def solve_multipliers(
         leak: static; the activation's slope below 0.
         needed: if false, nothing is computed and all is 0.
         ceiling: upper bounds on the multipliers, inf where there is none; None for none at all.
-        theta_margins: <theta, h_i> = sum_j w_j slope_ji T_ji, if it is known.
+        theta_margins: <theta, h_i> = sum_j w_j slope_ij T_ij, if it is known.
 
     Returns:
         The minimiser. Where it is not unique (linearly dependent gradients), epsilon still is.
         Its gap is (primal - dual) / (||theta||^2 / 2): no other point of the cone has a squared
         residual smaller by more than gap * ||theta||^2.
     """
-    used = ((slope > 0) | kink).any(0)
-    reduced = gram * (slope.T @ (weights[:, None] * slope))
-    smooth = ~jnp.any(kink)
+    dtype = targets.dtype
+    used = row_sums(((slope > 0) | kink).astype(dtype)) > 0
+    weighted_slope = weights * slope
+    reduced = gram * (weighted_slope @ slope.T)
+    smooth = ~is_any(kink, dtype)
     limits = jnp.full_like(gram[0], jnp.inf) if ceiling is None else ceiling
     if theta_margins is None:
-        theta_margins = weights @ (slope * targets)
+        theta_margins = row_sums(weighted_slope * targets)
     found = minimise_in_box(reduced, theta_margins, used, limits, needed & smooth)
     # Where there are kinks, whose targets are 0, this is the gap at 0.
-    grad = reduced @ found.solution - theta_margins
+    grad = times(reduced, found.solution) - theta_margins
     gap, in_doubt = _assess(
         -grad,
         theta_margins,
-        found.solution @ (grad - theta_margins),
-        found.solution @ grad,
+        dot(found.solution, grad - theta_margins),
+        dot(found.solution, grad),
         squared_norm,
         used,
         ceiling,
     )
     start = Start(
         multipliers=found.solution,
-        coefficients=slope * found.solution,
+        coefficients=slope * found.solution[:, None],
         is_solution=smooth & found.ended,
         is_unique=_dominant(gram, used),
         gap=gap,
         in_doubt=in_doubt,
     )
     return minimise_residual(
-        lambda a: a @ gram,
+        cone_of(weights, slope, kink, leak, ceiling),
+        lambda a: gram @ a,
         gershgorin(gram, used),
         targets,
-        weights,
-        slope,
-        kink,
         squared_norm,
-        leak,
         needed,
-        ceiling,
         start,
         theta_margins,
     )
@@ -170,36 +173,33 @@ def _assess(
 
 
 def minimise_residual(
+    cone: Cone,
     operator: Operator,
     curvature: Float[Array, ""],
-    targets: Float[Array, "n m"],
-    weights: Float[Array, " n"],
-    slope: Float[Array, "n m"],
-    kink: Bool[Array, "n m"],
+    targets: Float[Array, "m n"],
     squared_norm: Float[Array, ""],
-    leak: float = 0.0,
     needed: bool | Bool[Array, ""] = True,
-    ceiling: Float[Array, " m"] | None = None,
     start: Start | None = None,
     theta_margins: Float[Array, " m"] | None = None,
 ) -> ConePoint:
-    """``solve_multipliers`` for gradients of any structure.
+    """``solve_multipliers`` for gradients of any structure, with pairs laid out as in ``cone``.
 
     Args:
-        operator: A, with <c, A c> = ||sum c_ji g_ji||^2 over the gradients g_ji that the pairs'
+        operator: A, with <c, A c> = ||sum c_ij g_ij||^2 over the gradients g_ij that the pairs'
             coefficients multiply, in ``cone``'s inner product.
         curvature: an upper bound on its eigenvalues.
-        targets: T, with <T, c> = <theta, sum c_ji g_ji>; 0 at kinks.
+        targets: T, with <T, c> = <theta, sum c_ij g_ij>; 0 at kinks.
         start: where to begin; None is at 0.
 
     Other arguments as of ``solve_multipliers``.
     """
-    used = ((slope > 0) | kink).any(0)
+    weights, slope, kink, _, leak, ceiling = cone
+    used = row_sums(((slope > 0) | kink).astype(targets.dtype)) > 0
 
     def signed_margins(grad):
         # max over the Clarke set of <-gradient, h_i>: the dual constraint of sample i.
         at_kinks = jnp.where(kink, jnp.maximum(-grad, -leak * grad), 0.0)
-        return weights @ (at_kinks - slope * grad)
+        return row_sums(weights * (at_kinks - slope * grad))
 
     along_theta = -signed_margins(targets) if theta_margins is None else theta_margins
 
@@ -214,16 +214,4 @@ def minimise_residual(
             ceiling,
         )
 
-    return minimise_over_cone(
-        operator,
-        curvature,
-        targets,
-        weights,
-        slope,
-        kink,
-        assess,
-        leak,
-        needed,
-        ceiling,
-        start,
-    )
+    return minimise_over_cone(cone, operator, curvature, targets, assess, needed, start)

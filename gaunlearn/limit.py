@@ -49,7 +49,7 @@ from gaunlearn.models import (
     preactivations,
     slopes,
 )
-from gaunlearn.sums import matrix_norm, row_sums
+from gaunlearn.sums import is_any, matrix_norm, matrix_sum, row_sums, total
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
@@ -112,7 +112,8 @@ class Limit(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """The convex program but for the slopes of same-sign pairs, the ``pattern`` (n, m).
+    """The convex program but for the slopes of same-sign pairs, the ``pattern`` (m, n); pairs are
+    laid out as in ``cone``.
 
     Attributes:
         gram: K, inner products of signed samples y_i x_i; zero outside ``retain``.
@@ -129,59 +130,61 @@ class _Program(NamedTuple):
     gram: Float[Array, "m m"]
     mass: Float[Array, " n"]
     retain: Bool[Array, " m"]
-    same_sign: Bool[Array, "n m"]
-    opposite: Bool[Array, "n m"]
+    same_sign: Bool[Array, "m n"]
+    opposite: Bool[Array, "m n"]
     leak: float
     lengths: Float[Array, " m"]
     curvature: Float[Array, ""]
     steepest: Float[Array, ""]
     elastic: Float[Array, ""]
 
-    def correlate(self, c: Float[Array, "n m"]) -> Float[Array, "n m"]:
-        """(c K)_ji = <theta_j, y_i x_i> / u_j."""
-        return c @ self.gram
+    def correlate(self, c: Float[Array, "m n"]) -> Float[Array, "m n"]:
+        """(K c)_ij = <theta_j, y_i x_i> / u_j."""
+        return self.gram @ c
 
-    def margins(self, pattern: Float[Array, "n m"], correlations: Float[Array, "n m"]) -> Array:
+    def margins(self, pattern: Float[Array, "m n"], correlations: Float[Array, "m n"]) -> Array:
         """The constraint functions, at most the true margins q_i."""
         bent = jnp.minimum(correlations, self.leak * correlations)
-        return self.mass @ (pattern * correlations + jnp.where(self.opposite, bent, 0.0))
+        each = pattern * correlations + jnp.where(self.opposite, bent, 0.0)
+        return row_sums(self.mass * each)
 
-    def no_margin(self, c: Float[Array, "n m"], level: Float[Array, " m"]) -> Bool[Array, ""]:
+    def no_margin(self, c: Float[Array, "m n"], level: Float[Array, " m"]) -> Bool[Array, ""]:
         """Whether (c, lambda) proves that no weights of norm 1 have a margin worth the name:
         ||theta|| / sum lambda bounds it from above.
         """
         squared = inner(self.mass, c, self.correlate(c))
         units = _MARGIN_UNITS * jnp.finfo(c.dtype).eps
-        return squared < units * self.steepest * level.sum() ** 2
+        return squared < units * self.steepest * total(level) ** 2
 
 
 class _Face(NamedTuple):
     """States of opposite-sign pairs (1 active, 0 at the kink, -1 off) and support vectors."""
 
-    state: Int[Array, "n m"]
+    state: Int[Array, "m n"]
     support: Bool[Array, " m"]
 
 
 class _Point(NamedTuple):
     """Coefficients and multipliers, up to a common factor, and the face that they ask for."""
 
-    c: Float[Array, "n m"]
+    c: Float[Array, "m n"]
     level: Float[Array, " m"]
     face: _Face
 
 
 def _solve_face(
-    program: _Program, pattern: Float[Array, "n m"], point: _Point
-) -> tuple[Float[Array, "n m"], Float[Array, " m"]]:
+    program: _Program, pattern: Float[Array, "m n"], point: _Point
+) -> tuple[Float[Array, "m n"], Float[Array, " m"]]:
     """Coefficients and multipliers with the states of ``point.face``."""
     leak, mass, face = program.leak, program.mass, point.face
+    support = face.support[:, None]
     moving = jnp.where(face.state > 0, 1.0, jnp.where(face.state < 0, leak, 0.0))
     slope = pattern + jnp.where(program.opposite, moving, 0.0)
-    slope = jnp.where(face.support, slope, 0.0)
-    free = program.opposite & face.support & (face.state == 0)
-    tied_mass = mass @ slope**2
+    slope = jnp.where(support, slope, 0.0)
+    free = program.opposite & support & (face.state == 0)
+    tied_mass = row_sums(mass * slope**2)
     # <T, c> is the sum of lambda, read off the pairs that are tied to it.
-    totals = ratio(slope, tied_mass)
+    totals = ratio(slope, tied_mass[:, None])
     size = inner(mass, totals, totals)
     targets = program.elastic * totals
     goal = 100.0 * (jnp.finfo(targets.dtype).eps * program.elastic) ** 2 * size
@@ -192,9 +195,9 @@ def _solve_face(
         return program.correlate(c) + program.elastic * inner(mass, totals, c) * totals
 
     def level_of(c):
-        return ratio(mass @ (slope * c), tied_mass)
+        return ratio(row_sums(mass * slope * c), tied_mass)
 
-    c = jnp.where(free, point.c, slope * level_of(point.c))
+    c = jnp.where(free, point.c, slope * level_of(point.c)[:, None])
 
     def once(_, c):
         step, _ = descend_on_face(
@@ -205,7 +208,7 @@ def _solve_face(
             free,
             slope,
             goal,
-            2 * slope.shape[1] + 20,
+            2 * len(slope) + 20,
         )
         return c + step
 
@@ -214,30 +217,31 @@ def _solve_face(
 
 
 def _judge(
-    program: _Program, pattern: Float[Array, "n m"], face: _Face, c: Array, level: Array
-) -> tuple[_Face, Bool[Array, ""], Float[Array, "n m"]]:
+    program: _Program, pattern: Float[Array, "m n"], face: _Face, c: Array, level: Array
+) -> tuple[_Face, Bool[Array, ""], Float[Array, "m n"]]:
     """The face that a solution asks for; whether it is the one it was solved for; and the
     pre-activations in the sign of y_i u_j, 0 where they are rounding.
     """
     slack = _SLACK_UNITS * jnp.finfo(c.dtype).eps
     correlations = program.correlate(c)
-    norms = jnp.sqrt(jnp.maximum(row_sums(c * correlations), 0.0))  # of theta_j / u_j
+    norms = jnp.sqrt(jnp.maximum(jnp.sum(c * correlations, 0), 0.0))  # of theta_j / u_j
     noise = slack * jnp.max(norms) * program.lengths
-    correlations = jnp.where(jnp.abs(correlations) > noise, correlations, 0.0)
+    correlations = jnp.where(jnp.abs(correlations) > noise[:, None], correlations, 0.0)
     uncertain = slack * jnp.max(jnp.abs(level))
-    leaves_kink = jnp.where(c > level + uncertain, 1, 0)
-    leaves_kink = leaves_kink - (c < program.leak * level - uncertain)
+    top = level[:, None]
+    leaves_kink = jnp.where(c > top + uncertain, 1, 0)
+    leaves_kink = leaves_kink - (c < program.leak * top - uncertain)
     # On opposite-sign pairs a positive correlation is a negative pre-activation.
     stays = jnp.where(face.state * correlations > 0, 0, face.state)
     state = jnp.where(face.state == 0, leaves_kink, stays)
-    state = jnp.where(face.support, state, jnp.where(correlations < 0, 1, -1))
-    wanted = program.elastic * (1 - level.sum())
+    supported = face.support[:, None]
+    state = jnp.where(supported, state, jnp.where(correlations < 0, 1, -1))
+    wanted = program.elastic * (1 - total(level))
     above = program.margins(pattern, correlations) - wanted
     missing = above < -slack * program.elastic
     support = program.retain & jnp.where(face.support, level >= -uncertain, missing)
-    fits = jnp.all(support == face.support) & jnp.all(
-        ~(program.opposite & face.support) | (state == face.state)
-    )
+    changed = program.opposite & supported & (state != face.state)
+    fits = jnp.all(support == face.support) & ~is_any(changed, c.dtype)
     # A singular system may have no solution: signs that happen to fit prove nothing then.
     error = jnp.max(jnp.where(face.support, jnp.abs(above), 0.0))
     fits &= error <= jnp.sqrt(jnp.finfo(c.dtype).eps) * program.elastic
@@ -245,7 +249,7 @@ def _judge(
 
 
 def _active_set(
-    program: _Program, pattern: Float[Array, "n m"], point: _Point, needed: Bool[Array, ""]
+    program: _Program, pattern: Float[Array, "m n"], point: _Point, needed: Bool[Array, ""]
 ) -> tuple[_Point, Bool[Array, ""], Int[Array, ""]]:
     """Change states until none is contradicted; whether that succeeded, and in how many steps.
 
@@ -265,33 +269,33 @@ def _active_set(
     )
 
 
-def _fallback(program: _Program, pattern: Float[Array, "n m"], needed: Bool[Array, ""]) -> _Point:
+def _fallback(program: _Program, pattern: Float[Array, "m n"], needed: Bool[Array, ""]) -> _Point:
     """The same program by the interior-point method: close to the solution, and its face."""
     found = follow_central_path(
         program.gram,
         program.mass,
-        pattern,
-        program.opposite,
+        pattern.T,
+        program.opposite.T,
         program.retain,
         program.elastic,
         program.leak,
         needed,
     )
     level = jnp.where(program.retain, found.multipliers, 0.0)
-    tied = jnp.where(program.opposite, program.leak, pattern) * level
-    c = tied + jnp.where(program.opposite, found.above_bottom, 0.0)
+    tied = jnp.where(program.opposite, program.leak, pattern) * level[:, None]
+    c = tied + jnp.where(program.opposite, found.above_bottom.T, 0.0)
     # Of a variable and its price one vanishes, the other is of the order of its unit.
-    exchange = jnp.max(level) * program.mass.sum() / program.elastic
+    exchange = jnp.max(level) * total(program.mass) / program.elastic
     at_top = found.below_top < exchange * found.top_price
     at_bottom = found.above_bottom < exchange * found.bottom_price
-    state = jnp.where(at_top, 1, jnp.where(at_bottom, -1, 0))
+    state = jnp.where(at_top, 1, jnp.where(at_bottom, -1, 0)).T
     return _Point(c, level, _Face(state, level > exchange * found.multiplier_price))
 
 
 class _Search(NamedTuple):
     """The outer iteration: ``status`` is negative until it ends."""
 
-    pattern: Float[Array, "n m"]
+    pattern: Float[Array, "m n"]
     point: _Point
     needs_fallback: Bool[Array, ""]
     used_fallback: Bool[Array, ""]
@@ -313,7 +317,8 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     wanted = jnp.where(correlations > 0, 1.0, jnp.where(correlations < 0, program.leak, pattern))
     changes = program.same_sign & (wanted != pattern) & fits & ~infeasible & has_kinks
     # Another attempt: with a new pattern, or with the fallback if that was not tried yet.
-    done = infeasible | jnp.where(fits, ~jnp.any(changes), needed)
+    count = matrix_sum(changes.astype(point.c.dtype))
+    done = infeasible | jnp.where(fits, count == 0, needed)
     status = jnp.where(infeasible, _INFEASIBLE, jnp.where(fits, _CONVERGED, _STALLED))
     return _Search(
         pattern=jnp.where(changes, wanted, pattern),
@@ -322,7 +327,7 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
         used_fallback=search.used_fallback | (~fits & ~needed),
         status=jnp.where(done, status, -1),
         iterations=search.iterations + steps,
-        pattern_changes=search.pattern_changes + changes.sum(),
+        pattern_changes=search.pattern_changes + count.astype(int),
         attempts=search.attempts + 1,
     )
 
@@ -409,9 +414,9 @@ def find_limit(
     mass = u**2
     same_kind = (y[:, None] == y) | (not model.has_kinks)
     constrained = retain & ~_implied(signed, products, lengths, same_kind)
-    usable = (mass[:, None] > 0) & constrained
-    same_sign = usable & ((y * u[:, None] > 0) | (not model.has_kinks))
-    steepest = jnp.max(lengths**2) * mass.sum()
+    usable = (mass > 0) & constrained[:, None]
+    same_sign = usable & ((y[:, None] * u > 0) | (not model.has_kinks))
+    steepest = jnp.max(lengths**2) * total(mass)
     gram = jnp.where(constrained[:, None] & constrained, products, 0.0)
 
     z = clean_preactivations(weights, u, x)
@@ -433,19 +438,20 @@ def find_limit(
     )
     near = jnp.abs(z) <= _START_TOL * norm / jnp.sqrt(neuron_count(u)) * lengths
     face = _Face(
-        jnp.where(near, 0, jnp.where(z > 0, 1, -1)),
+        jnp.where(near, 0, jnp.where(z > 0, 1, -1)).T,
         constrained & ((q <= _START_SUPPORT * least) | (least <= 0)),
     )
-    pattern = jnp.where(same_sign, slopes(model, z), 0.0)
+    pattern = jnp.where(same_sign, slopes(model, z).T, 0.0)
     smallest = pattern + model.leak * (usable & ~same_sign)
-    hopeless = jnp.any(constrained & (mass @ smallest**2 == 0)) | ~jnp.all(jnp.isfinite(weights))
+    defined = ~is_any(~jnp.isfinite(weights), weights.dtype)
+    hopeless = jnp.any(constrained & (row_sums(mass * smallest**2) == 0)) | ~defined
     no = jnp.asarray(False)
     search = jax.lax.while_loop(
         lambda search: (search.status < 0) & (search.attempts < _MAX_ATTEMPTS),
         lambda search: _attempt(program, model.has_kinks, search),
         _Search(
             pattern=pattern,
-            point=_Point(jnp.zeros_like(z), jnp.zeros_like(q), face),
+            point=_Point(jnp.zeros_like(pattern), jnp.zeros_like(q), face),
             needs_fallback=no,
             used_fallback=no,
             status=jnp.where(hopeless, _INFEASIBLE, -1),
@@ -456,8 +462,8 @@ def find_limit(
     )
 
     level = jnp.maximum(search.point.level, 0.0)
-    free = jnp.clip(search.point.c, model.leak * level, level)
-    c = jnp.where(program.opposite, free, search.pattern * level)
+    free = jnp.clip(search.point.c, model.leak * level[:, None], level[:, None])
+    c = jnp.where(program.opposite, free, search.pattern * level[:, None]).T
     theta = (u[:, None] * c) @ signed
     q = y * (u @ activation(model, preactivations(theta, x)))
     least = jnp.min(jnp.where(retain, q, jnp.inf))
@@ -478,7 +484,6 @@ def find_limit(
     # q_i is a sum over lambda, so that lambda_i (q_i - 1) has rounding errors of lambda^2.
     attainable = rounding * (1 + jnp.max(level) ** 2 * steepest)
     exact = (least > 0) & (residual <= _RESIDUAL_UNITS * attainable)
-    defined = jnp.all(jnp.isfinite(weights))
     infeasible = search.status == _INFEASIBLE
     exact = exact & defined & ~infeasible
     solved = jnp.where(search.used_fallback, _FALLBACK, _CONVERGED)
@@ -495,7 +500,7 @@ def find_limit(
         margins=valid(q),
         epsilon=valid(epsilon),
         delta=valid(delta),
-        kink_pairs=jnp.sum(at_kink & retain),
+        kink_pairs=matrix_sum((at_kink & retain).astype(weights.dtype)).astype(int),
         status=status,
         iterations=search.iterations,
         pattern_changes=search.pattern_changes,

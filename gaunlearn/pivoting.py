@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from gaunlearn.sums import dot, times
+
 __all__ = ["Pivoted", "minimise_in_box"]
 
 _MAX_PIVOTS = 60
@@ -57,24 +59,24 @@ def _solve(
     own = jnp.where(free, jnp.diagonal(matrix), 0.0)
     scale = jnp.where(own > 0, jax.lax.rsqrt(jnp.where(own > 0, own, 1.0)), 0.0)
     scaled, right = scale[:, None] * matrix * scale, scale * targets
-    goal = (_NOISE_UNITS * rounding) ** 2 * (right @ right)
+    goal = (_NOISE_UNITS * rounding) ** 2 * dot(right, right)
     # The scaled matrix has eigenvalues up to m: directions without curvature to rounding end it.
     flat = _FLAT_UNITS * rounding * len(targets)
 
     def iterate(state):
         x, residual, direction, squared, _, count = state
-        image = scaled @ direction
-        bending = direction @ image
-        is_flat = bending <= flat * (direction @ direction)
+        image = times(scaled, direction)
+        bending = dot(direction, image)
+        is_flat = bending <= flat * dot(direction, direction)
         length = jnp.where(is_flat, 0.0, squared / jnp.maximum(bending, tiny))
         x, residual = x + length * direction, residual - length * image
-        new = residual @ residual
+        new = dot(residual, residual)
         direction = residual + new / jnp.maximum(squared, tiny) * direction
         return x, residual, direction, new, is_flat, count + 1
 
     def once(_, x):
-        residual = right - scaled @ x
-        squared = residual @ residual
+        residual = right - times(scaled, x)
+        squared = dot(residual, residual)
         found, *_ = jax.lax.while_loop(
             lambda state: (state[3] > goal) & ~state[4] & (state[5] < len(targets) + 10),
             iterate,
@@ -110,8 +112,8 @@ def minimise_in_box(
         place, fewest, chances, _, _, count = state
         free = used & (place == 0)
         fixed = jnp.where(place > 0, ceiling, 0.0)
-        found = _solve(matrix, targets - matrix @ fixed, free) + fixed
-        pull = targets - matrix @ found
+        found = _solve(matrix, targets - times(matrix, fixed), free) + fixed
+        pull = targets - times(matrix, found)
         noise = slack * jnp.maximum(jnp.max(jnp.abs(targets)), jnp.finfo(targets.dtype).tiny)
         level = slack * jnp.max(jnp.abs(found))
         low, high = free & (found < -level), free & (found > ceiling + level)

@@ -1,5 +1,7 @@
 """The kernel against SciPy, closed forms and its own optimality conditions."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,18 @@ from oracles import bounded_epsilon_by_cvxpy, epsilon_by_generators
 from scipy.optimize import minimize_scalar
 
 from gaunlearn.certificate import certify_at
-from gaunlearn.cone import project_onto_cone
+from gaunlearn.cone import cone_of, project_onto_cone
 from gaunlearn.kkt import solve_multipliers
 from gaunlearn.models import LINEAR
 
-solve = jax.jit(solve_multipliers, static_argnames="leak")
+
+@partial(jax.jit, static_argnames="leak")
+def solve(gram, targets, weights, slope, kink, squared_norm, leak=0.0, **others):
+    """The kernel on pairs that are laid out (n, m), like all else here."""
+    found = solve_multipliers(
+        gram, targets.T, weights, slope.T, kink.T, squared_norm, leak, **others
+    )
+    return found._replace(coefficients=found.coefficients.T)
 
 
 def kernel_inputs(theta, u, x, y, active, kink):
@@ -177,7 +186,11 @@ def test_nothing_to_explain_leaves_the_whole_norm():
 
 
 pairs = st.integers(0, 2**31).map(np.random.default_rng)
-project = jax.jit(project_onto_cone, static_argnames="leak")
+
+
+@partial(jax.jit, static_argnames="leak")
+def project(point, weights, slope, kink, leak, guess):
+    return project_onto_cone(cone_of(weights, slope, kink, leak), point, guess)
 
 
 @settings(max_examples=100, deadline=None)
@@ -201,15 +214,15 @@ def test_projection_is_the_nearest_point_of_the_cone(rng, leak):
     # Wherever the search for lambda begins: at its own start, near, far to either side.
     for guess in (None, best.x, 0.0, -3.0, 100.0):
         got, lam = project(
-            point[:, None],
+            point[None],
             weights,
-            slope[:, None],
-            kink[:, None],
+            slope[None],
+            kink[None],
             leak,
             guess=None if guess is None else jnp.full(1, guess),
         )
         assert cost(float(lam[0])) <= best.fun + 1e-9 * (1 + best.fun)
-        np.testing.assert_allclose(np.asarray(got)[:, 0], nearest(float(lam[0])), atol=1e-12)
+        np.testing.assert_allclose(np.asarray(got)[0], nearest(float(lam[0])), atol=1e-12)
 
 
 def test_vmap_gives_what_single_calls_give():
@@ -218,7 +231,7 @@ def test_vmap_gives_what_single_calls_give():
         W, u, x, y, kink = network_at_kinks(np.random.default_rng(seed), 8, 5, 7, 2)
         cases.append(kernel_inputs(W, u, x, y, (W @ x.T > 0) & ~kink, kink))
     stacked = [jnp.stack([jnp.asarray(case[i]) for case in cases]) for i in range(6)]
-    together = jax.jit(jax.vmap(solve_multipliers))(*stacked)
+    together = jax.jit(jax.vmap(solve))(*stacked)
     for place, case in enumerate(cases):
         alone = solve(*case)
         np.testing.assert_allclose(
@@ -232,7 +245,7 @@ def test_kernel_is_traced_once_for_one_shape():
     @jax.jit
     def counted(*arguments):
         traces.append(1)
-        return solve_multipliers(*arguments)
+        return solve(*arguments)
 
     for seed in range(3):
         W, u, x, y, kink = network_at_kinks(np.random.default_rng(seed), 8, 5, 7, 2)

@@ -139,7 +139,7 @@ def corrected_ascent(model: Model, loss: Loss, situation: Situation, effort: Eff
     signed = s.y[:, None] * s.x
 
     def projected(rows):
-        return snap(rows, s.x, kink) if model.has_kinks else rows
+        return snap(rows, s.x, kink.T) if model.has_kinks else rows
 
     def gradient(slope, sample):
         return projected((s.u * slope)[:, None] * sample)
