@@ -38,12 +38,8 @@ def snap(
         start = (right_hand_side**2).sum(0)
         goal = jnp.maximum((0.1 * rounding) ** 2 * start, noise)
 
-        def unfinished(state):
-            _, _, _, _, going, count = state
-            return (total(going.astype(dtype)) > 0) & (count < len(gram) + 50)
-
         def iterate(state):
-            a, residual, direction, squared, going, count = state
+            a, residual, direction, squared, going, _, count = state
             image = jnp.where(kink, gram @ direction, 0.0)
             bending = (direction * image).sum(0)
             # Rows that have converged, and directions without curvature to rounding, stand still:
@@ -55,17 +51,21 @@ def snap(
             new_squared = (residual**2).sum(0)
             growth = new_squared / jnp.maximum(squared, tiny)
             going = going & (new_squared > goal)
-            return a, residual, residual + growth * direction, new_squared, going, count + 1
+            direction = residual + growth * direction
+            some = is_any(kink & going, dtype)
+            return a, residual, direction, new_squared, going, some, count + 1
 
+        going = start > goal
         a, *_ = jax.lax.while_loop(
-            unfinished,
+            lambda state: state[5] & (state[6] < len(gram) + 50),
             iterate,
             (
                 jnp.zeros_like(right_hand_side),
                 right_hand_side,
                 right_hand_side,
                 start,
-                start > goal,
+                going,
+                is_any(kink & going, dtype),
                 0,
             ),
         )
