@@ -316,9 +316,9 @@ def test_a_million_trials_are_planned_in_a_moment(tmp_path):
     assert 0 < block.trials <= plan._BLOCK_ROWS
 
 
-def test_the_first_of_several_blocks_is_short_and_all_know_what_comes_later(tmp_path, monkeypatch):
-    """Families take 0.4 of a block each: two fit into one, and into an eighth of one none does, so
-    that the first block has the one that it must have.
+def test_a_preview_comes_before_several_blocks_and_all_know_what_comes_later(tmp_path, monkeypatch):
+    """Families take 0.4 of a block each: two fit into one. The preview is one of the first one's
+    four retrainings, whose training the block after it repeats for the others.
     """
     path, run, blocks = write(tmp_path, SPEC, seeds=6), worker.run_block, []
     sweep = load_spec(path)
@@ -332,17 +332,20 @@ def test_the_first_of_several_blocks_is_short_and_all_know_what_comes_later(tmp_
 
     monkeypatch.setattr(worker, "run_block", seen)
     gaunlearn.run(path, tmp_path / "run")
-    assert [len(block.families) for block in blocks] == [1, 2, 2, 1]
-    assert [block.later for block in blocks] == pytest.approx([5, 1.5, 0.5, 0])
-    assert Load.total(blocks[0].families).seconds(program) == pytest.approx(seconds)
-    halves = plan.split_block(blocks[1], tmp_path)
-    assert [half.later for half in halves] == pytest.approx([3, 3])
+    assert [block.trials for block in blocks] == [3, 9 + 12, 24, 24]
+    assert [block.is_preview for block in blocks] == [True, False, False, False]
+    taken = np.asarray([Load.total(block.families).seconds(program) for block in blocks])
+    left = (6 * seconds - taken.cumsum()).clip(0)
+    assert left[-1] == 0 < left[-2]
+    assert [block.later for block in blocks] == pytest.approx(left / taken)
+    halves = plan.split_block(blocks[2], tmp_path)
+    assert [half.later for half in halves] == pytest.approx([2 * blocks[2].later] * 2)
     # Of what is one block, and of a search's later rounds, nothing is short.
     alone = worker.Alone(Place.of(tmp_path / "run"), set(), lambda stage: None)
-    assert alone.limits(plan.BLOCK_S * machine.speed()).first == 1
-    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == plan.FIRST_SHARE
+    assert not alone.limits(plan.BLOCK_S * machine.speed()).preview
+    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).preview
     alone.run(iter(()), lambda receipt: None)
-    assert alone.limits(1.1 * plan.BLOCK_S * machine.speed()).first == 1
+    assert not alone.limits(1.1 * plan.BLOCK_S * machine.speed()).preview
 
 
 MANY_WAYS = """

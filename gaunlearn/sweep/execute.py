@@ -6,6 +6,7 @@ reads or writes files but the data that a block names.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from gaunlearn.sweep.layout import Lane, Layout, Trial, lane_effort, lane_settin
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Load, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
-from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
+from gaunlearn.sweep.rehearsal import Piece, Rehearsal, rehearsed
 from gaunlearn.sweep.sections import Evaluation
 from gaunlearn.sweep.shapes import lane_bytes
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, LimitLane, TrainLane
@@ -132,6 +133,7 @@ def run_block(
     report: Callable[[str], None] = lambda stage: None,
     keep_weights: bool = False,
     keep_unlearned: bool = False,
+    following: Callable[[], Block | None] = lambda: None,
 ) -> Results:
     """Run all trials of a block.
 
@@ -141,21 +143,29 @@ def run_block(
         report: called with the name of each stage as it begins.
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
+        following: the block that comes next, once that is known; its programs are made too.
     """
     report("data")
     with _precision_of(block.program):
         kernel = _kernel(block)
 
-    def perform(rehearsal: Rehearsal | None) -> Results:
+    def perform(block: Block, rehearsal: Rehearsal | None) -> Results:
         tell = report if rehearsal is None else lambda stage: None
         with _precision_of(block.program):
             work = _prepare(block, directory, batch_pairs, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
 
-    needed = Load.total(block.families).memory(block.program)
-    rehearse = needed <= _REHEARSED * host_memory()
-    with rehearsed((_needs(block), batch_pairs), perform) if rehearse else nullcontext():
-        return perform(None)
+    def piece_of(block: Block | None) -> Piece | None:
+        if block is None:
+            return None
+        needed = Load.total(block.families).memory(block.program)
+        if needed > _REHEARSED * host_memory():
+            return None
+        return (_needs(block), batch_pairs), partial(perform, block)
+
+    own = piece_of(block)
+    with nullcontext() if own is None else rehearsed(own, lambda: piece_of(following())):
+        return perform(block, None)
 
 
 @contextmanager
@@ -185,10 +195,14 @@ def _kernel(block: Block) -> Fused | None:
 
 def _needs(block: Block) -> Hashable:
     """What tells the programs of blocks apart."""
-    return block.program, frozenset(
-        (_way(family, branch.evaluate), branch.unlearn.method)
-        for family in block.families
-        for branch in family.branches
+    return (
+        block.program,
+        block.is_preview,
+        frozenset(
+            (_way(family, branch.evaluate), branch.unlearn.method)
+            for family in block.families
+            for branch in family.branches
+        ),
     )
 
 
@@ -237,11 +251,14 @@ class _Work:
         self.families: Sequence[Family] = block.families
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
-        self.terms, self.kernel, self.report = terms, kernel, report
+        self.training, self.kernel, self.report = terms, kernel, report
+        # A preview is to be seen soon: what comes after its training is done by programs that its
+        # own work is worth. That for training is compiled while others are traced.
+        self.terms = terms._replace(later=0.0) if block.is_preview else terms
         # Of stages that go over the test set too.
         room = self.program.room
         pairs = room.neurons * max(room.samples, self.program.n_test)
-        self.on_tests = terms._replace(pairs=pairs)
+        self.on_tests = self.terms._replace(pairs=pairs)
         self.problems = self.shared(problems, "problems")
         self.trial_count = sum(family.trials for family in self.families)
         # Every forget set once; the first forgets nothing.
@@ -378,7 +395,7 @@ class _Work:
             setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
-            self.terms._replace(is_loop=not setup.to_epsilon),
+            self.training._replace(is_loop=not setup.to_epsilon),
             passes=int(passes),
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
@@ -494,8 +511,8 @@ class _Work:
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))
         )
         settings = self.settings_of((number, evaluate) for _, number, evaluate in layout.compared)
-        compared = run_lanes(
-            stages.compare, setup, (sets, settings), common, self.on_tests, _COMPARISON
+        compared = run_in_turns(
+            stages.compare, setup, (sets, settings), common, self.on_tests, _COMPARISON, ahead=0
         )
 
         # From here on a lane for each trial.
@@ -538,11 +555,11 @@ class _Work:
             JudgeLane(
                 sets,
                 settings,
-                np.arange(len(trials)),
+                unlearned,
                 efforts.step_fraction,
                 np.asarray([method.method == "ascent" for method in methods]),
             ),
-            (*common, self.shared(unlearned, "unlearned")),
+            common,
             self.on_tests,
             _COMPARISON,
             ahead=0,
@@ -573,7 +590,9 @@ class _Work:
             some = take(lanes, chosen)
             passes = _UNLEARN + int(efforts.steps[chosen].max()) // _STEPS
             static = setup, name
-            parts.append(run_lanes(stages.unlearn, static, some, common, self.terms, passes))
+            parts.append(
+                run_in_turns(stages.unlearn, static, some, common, self.terms, passes, ahead=0)
+            )
             order.append(chosen)
         together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return take(together, np.argsort(np.concatenate(order)))

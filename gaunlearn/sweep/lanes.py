@@ -277,8 +277,7 @@ def _compile(
         return stage(static, batch, lanes, count[0], common)
 
     program = jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False),
-        compiler_options=dict(options),
+        jax.shard_map(on_device, mesh=mesh, in_specs=tuple(specs), out_specs=lane, check_vma=False)
     )
     name = f"{stage.__module__}.{stage.__qualname__} {static!r} {batch} {tree!r}"
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]

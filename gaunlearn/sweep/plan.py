@@ -42,7 +42,6 @@ from gaunlearn.trial import FRESH, FRESH_AGAIN, ORIGINAL, Setup
 
 __all__ = [
     "BLOCK_S",
-    "FIRST_SHARE",
     "STARTS",
     "Block",
     "Branch",
@@ -71,8 +70,8 @@ STARTS = {"fresh": (FRESH, FRESH_AGAIN), "same": (ORIGINAL, FRESH)}
 # (m, n) = (10, 100) and (50, 400); an estimate like those of ``shapes``).
 _TRAINING_EXTRA, _EVALUATION = 800, 1200
 # A block is to take about so long, and have at most so many rows: enough that engine and files cost
-# little, few enough that an interruption loses little. The first of several may take this share.
-BLOCK_S, FIRST_SHARE, _BLOCK_ROWS = 8.0, 0.125, 50_000
+# little, few enough that an interruption loses little.
+BLOCK_S, _BLOCK_ROWS = 8.0, 50_000
 # A process can hold few programs (see machine.drop_programs_if_crowded).
 _PROGRAMS_AT_A_TIME = 4
 
@@ -203,12 +202,14 @@ class Block(NamedTuple):
         program: what they are computed with.
         families: what is computed.
         later: about how much of such work its worker has to do after it, in units of this.
+        is_preview: whether it is there to be seen soon.
     """
 
     key: str
     program: Program
     families: tuple[Family, ...]
     later: float = 0.0
+    is_preview: bool = False
 
     @property
     def trials(self) -> int:
@@ -420,12 +421,7 @@ class Load(NamedTuple):
 
     def plus(self, other: "Load") -> "Load":
         """That of both."""
-        return Load(
-            self.steps + other.steps,
-            self.rows + other.rows,
-            self.lanes + other.lanes,
-            self.families + other.families,
-        )
+        return Load(*map(operator.add, self, other))
 
     def seconds(self, program: Program) -> float:
         """Estimated time on two cores."""
@@ -451,29 +447,30 @@ class Limits(NamedTuple):
     Attributes:
         speed: of the devices, in units of two cores: a block is to take some seconds.
         memory: bytes on the devices.
-        first: the share of that time that the first block is to take.
+        preview: whether a block of a single retraining comes first.
     """
 
     speed: float = 1.0
     memory: float = 4e9
-    first: float = 1.0
+    preview: bool = False
 
-    def exceeded(self, program: Program, load: Load, is_first: bool = False) -> bool:
+    def exceeded(self, program: Program, load: Load) -> bool:
         """Whether this is too much for a block."""
-        share = self.first if is_first else 1.0
         return (
-            load.seconds(program) > share * BLOCK_S * self.speed
+            load.seconds(program) > BLOCK_S * self.speed
             or load.rows > _BLOCK_ROWS
             or load.memory(program) > self.memory
         )
 
 
-def _halves(family: Family) -> list[Family]:
-    """A family as two with half its retrainings each; itself if it has only one."""
+def _parts(family: Family, count: int | None = None) -> list[Family]:
+    """A family as two, of which the first has so many retrainings, or half of them; itself if it
+    has only one.
+    """
     sets = sorted({(str(rule), index) for rule, index, _ in family.retrainings()})
     if len(sets) < 2:
         return [family]
-    first = set(sets[: len(sets) // 2])
+    first = set(sets[: len(sets) // 2 if count is None else count])
 
     def part(in_first: bool) -> Family:
         branches = [
@@ -500,12 +497,9 @@ def _halves(family: Family) -> list[Family]:
 def _pieces(program: Program, family: Family, limits: Limits) -> Iterator[Family]:
     """A family that does not fit into memory, as several that each repeat its training."""
     large = Load.of(family).memory(program) > limits.memory
-    halves = _halves(family) if large else [family]
-    if len(halves) == 1:
-        yield family
-    else:
-        for half in halves:
-            yield from _pieces(program, half, limits)
+    parts = _parts(family) if large else [family]
+    for part in parts:
+        yield from _pieces(program, part, limits) if len(parts) > 1 else parts
 
 
 def key_of(families: Iterable[Family], directory: Path) -> str:
@@ -525,7 +519,7 @@ def split_block(block: Block, directory: Path) -> list[Block]:
     """A block as two smaller ones; as itself if it is a single retraining's."""
     families = block.families
     if len(families) == 1:
-        parts: list[Sequence[Family]] = [[half] for half in _halves(families[0])]
+        parts: list[Sequence[Family]] = [[half] for half in _parts(families[0])]
     else:
         middle = len(families) // 2
         parts = [families[:middle], families[middle:]]
@@ -559,7 +553,7 @@ def plan_blocks(
         for program, rooms in shapes.items()
         for room in dict.fromkeys(rooms.values())
     ]
-    is_first = True
+    preview = limits.preview
     for place in range(0, len(programs), _PROGRAMS_AT_A_TIME):
         chosen = set(programs[place : place + _PROGRAMS_AT_A_TIME])
         waiting: dict[Program, list[Family]] = {}
@@ -569,13 +563,18 @@ def plan_blocks(
             program = program._replace(room=shapes[program.kind][size])
             if program.lawless not in chosen:
                 continue
-            for piece in _pieces(program, family, limits):
+            pieces = list(_pieces(program, family, limits))
+            if preview:
+                preview = False
+                first, *rest = _parts(pieces[0], 1)
+                yield _block(program, [first], directory)._replace(is_preview=True)
+                pieces[:1] = rest
+            for piece in pieces:
                 together = waiting.setdefault(program, [])
                 alone = Load.of(piece)
                 load = loads[program].plus(alone) if together else alone
-                if together and limits.exceeded(program, load, is_first):
+                if together and limits.exceeded(program, load):
                     yield _block(program, together, directory)
-                    is_first = False
                     together, load = waiting[program], alone
                     together.clear()
                 together.append(piece)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gaunlearn.compiler import WORK
 
-__all__ = ["Rehearsal", "rehearsed"]
+__all__ = ["Piece", "Rehearsal", "rehearsed"]
 
 _rehearsed: set[Hashable] = set()
 
@@ -42,14 +42,17 @@ class Rehearsal:
             raise _StoppedError
 
 
-@contextmanager
-def rehearsed(key: Hashable, perform: Callable[[Rehearsal], object]) -> Iterator[None]:
-    """Run the block itself in this context, while it is rehearsed unless one like it has been.
+# A key, the same for blocks that need the same programs; and what runs the block on arrays of
+# zeros, which takes memory of the host, but no device.
+Piece = tuple[Hashable, Callable[[Rehearsal], object]]
 
-    Args:
-        key: the same for blocks that need the same programs.
-        perform: runs the block on arrays of zeros, which takes memory of the host, but no device.
+
+@contextmanager
+def rehearsed(piece: Piece, following: Callable[[], Piece | None]) -> Iterator[None]:
+    """Run the block itself in this context, while it is rehearsed unless one like it has been; and
+    after it, as far as there is time, the block that follows.
     """
+    key, perform = piece
     if key in _rehearsed:
         yield
         return
@@ -60,6 +63,10 @@ def rehearsed(key: Hashable, perform: Callable[[Rehearsal], object]) -> Iterator
         # Whatever is wrong, the block itself will meet it, and say so.
         with suppress(BaseException), np.errstate(all="ignore"):
             perform(rehearsal)
+            coming = following()
+            if coming is not None and coming[0] not in _rehearsed:
+                coming[1](rehearsal)
+                _rehearsed.add(coming[0])
 
     thread = threading.Thread(target=in_its_thread, name="rehearsal")
     thread.start()

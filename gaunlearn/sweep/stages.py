@@ -187,7 +187,7 @@ def unlearn(static: tuple[Setup, str], batch: int, lanes: Any, count: Array, com
 
 
 class JudgeLane(NamedTuple):
-    """One trial: what it forgets, the number of its unlearned model, and what that is."""
+    """One trial: what it forgets, its unlearned model, and what that is."""
 
     forgotten: ForgetLane
     settings: Settings
@@ -198,7 +198,7 @@ class JudgeLane(NamedTuple):
 
 def judge(setup: Setup, batch: int, lanes: JudgeLane, count: Array, common: Any) -> Any:
     """Compare unlearned models with the others."""
-    problems, models, certificates, orders, unlearned = common
+    problems, models, certificates, orders = common
 
     def one(lane):
         return judge_stage(
@@ -210,7 +210,7 @@ def judge(setup: Setup, batch: int, lanes: JudgeLane, count: Array, common: Any)
             take(models, lane.forgotten.retrained),
             take(certificates, lane.forgotten.reference),
             orders[lane.forgotten.forget],
-            take(unlearned, lane.unlearned),
+            lane.unlearned,
             lane.step_fraction,
             lane.is_ascent,
         )

@@ -18,9 +18,9 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.export
@@ -42,6 +42,8 @@ _KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 _registered: set[type] = set()
 _programs: "dict[Hashable, Future[Compiled]]" = {}
+# By what tells them apart, but for how they are compiled.
+_lowered: dict[str, jax.stages.Lowered] = {}
 _lock = threading.Lock()
 
 
@@ -58,11 +60,15 @@ class Compiled:
         compiled: what the compiler has made of it, or will.
     """
 
-    def __init__(self, lowered: jax.stages.Lowered, shardings: Sequence[Any]) -> None:
+    def __init__(
+        self, lowered: jax.stages.Lowered, shardings: Sequence[Any], options: Options
+    ) -> None:
         self.results = jax.tree.map(
             lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), lowered.out_info
         )
-        self.compiled: Future[jax.stages.Compiled] = _compilers().submit(lowered.compile)
+        self.compiled: Future[jax.stages.Compiled] = _compilers().submit(
+            partial(lowered.compile, cast(Any, options))
+        )
         self._shardings = tuple(shardings)
 
     def __call__(self, *leaves: Any) -> Any:
@@ -101,6 +107,7 @@ def forget_programs() -> None:
     """Let go of all programs."""
     with _lock:
         _programs.clear()
+        _lowered.clear()
 
 
 def register(*kinds: type) -> None:
@@ -112,11 +119,8 @@ def register(*kinds: type) -> None:
             _registered.add(kind)
 
 
-def _file(name: str, arguments: Sequence[Any]) -> Path | None:
-    """Where a program is kept; None if nothing is."""
-    directory = jax.config.values["jax_compilation_cache_dir"]
-    if not directory:
-        return None
+def _key(name: str, arguments: Sequence[Any]) -> str:
+    """Tells a lowered program from all others, of all times."""
     shapes = [[list(np.shape(leaf)), np.dtype(leaf.dtype).name] for leaf in arguments]
     settings = [
         str(jax.config.values[key])
@@ -124,8 +128,13 @@ def _file(name: str, arguments: Sequence[Any]) -> Path | None:
     ]
     devices = [[device.platform, device.device_kind] for device in jax.local_devices()]
     versions = [jax.__version__, jaxlib.__version__, digest_of_code()]
-    key = digest([name, shapes, settings, devices, versions])
-    return Path(directory) / f"traced-{key}"
+    return digest([name, shapes, settings, devices, versions])
+
+
+def _file(key: str) -> Path | None:
+    """Where a program is kept; None if nothing is."""
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    return Path(directory) / f"traced-{key}" if directory else None
 
 
 def _read(file: Path) -> jax.export.Exported | None:
@@ -150,25 +159,35 @@ def traced(
     shardings: Sequence[Any],
     options: Options,
 ) -> Compiled:
-    """A program, from its kept form if there is one.
+    """A program, from its kept form if there is one. Compiled in several ways, it is lowered once.
 
     Args:
-        program: jitted, with the same ``options``; takes the arguments one by one.
+        program: jitted; takes the arguments one by one.
         name: tells it from all others of this package.
         arguments: arrays, or their shapes and types.
         shardings: of each argument.
         options: the compiler's.
     """
-    file = _file(name, arguments)
+    key = _key(name, arguments)
+    lowered = _lowered.get(key)
+    if lowered is None:
+        lowered = _lowered[key] = _lower(program, _file(key), arguments, shardings)
+    return Compiled(lowered, shardings, options)
+
+
+def _lower(
+    program: Any, file: Path | None, arguments: Sequence[Any], shardings: Sequence[Any]
+) -> jax.stages.Lowered:
+    """A program in the form in which it is kept, if it can be."""
     exported = None if file is None else _read(file)
     if file is not None and exported is None:
         with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
             exported = jax.export.export(program, disabled_checks=[_KERNELS])(*arguments)
             _keep(file, exported)
     if exported is not None:
-        program = jax.jit(exported.call, compiler_options=options)
+        program = jax.jit(exported.call)
     placed = [
         jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
         for leaf, sharding in zip(arguments, shardings, strict=True)
     ]
-    return Compiled(program.lower(*placed), shardings)
+    return program.lower(*placed)

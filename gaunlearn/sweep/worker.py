@@ -16,7 +16,7 @@ from gaunlearn.sweep.identity import digest, forget_name
 from gaunlearn.sweep.lanes import forget_capacities
 from gaunlearn.sweep.parts import Completed, write_part
 from gaunlearn.sweep.place import Place
-from gaunlearn.sweep.plan import BLOCK_S, FIRST_SHARE, Block, Limits, Load, split_block
+from gaunlearn.sweep.plan import BLOCK_S, Block, Limits, Load, split_block
 from gaunlearn.sweep.provenance import provenance_of
 from gaunlearn.sweep.resume import claims_of
 from gaunlearn.sweep.rows import rows_of, training_id
@@ -136,8 +136,14 @@ class Worker:
         self.provenance = provenance_of(job.text, job.directory, job.started, job.allow_faulty_jax)
         self.batch_pairs = machine.batch_pairs()
 
-    def compute(self, block: Block) -> Iterator[tuple[Block, Results]]:
-        """Run a block; in smaller batches, then in smaller blocks, if memory is short."""
+    def compute(
+        self, block: Block, following: Callable[[], Block | None] = lambda: None
+    ) -> Iterator[tuple[Block, Results]]:
+        """Run a block; in smaller batches, then in smaller blocks, if memory is short.
+
+        Args:
+            following: see ``run_block``.
+        """
         machine.drop_programs_if_crowded()
         pairs = block.program.room.neurons * block.program.room.samples
         try:
@@ -147,6 +153,7 @@ class Worker:
                 self.batch_pairs,
                 self.report,
                 keep_weights=self.job.keep_weights,
+                following=following,
             )
         except Exception as error:
             if not machine.out_of_memory(error):
@@ -244,7 +251,7 @@ class Alone:
         return 1
 
     def limits(self, seconds: float) -> Limits:
-        """By the devices' speed and what memory is free now. Of several blocks the first is short:
+        """By the devices' speed and what memory is free now. Before several blocks comes a preview:
         there is something to see soon.
         """
         speed = machine.speed()
@@ -252,7 +259,7 @@ class Alone:
         return Limits(
             speed=speed,
             memory=0.4 * machine.free_memory(),
-            first=FIRST_SHARE if several and not self._has_run else 1.0,
+            preview=several and not self._has_run,
         )
 
     def start(self, job: Job, notice: Callable[[str], None]) -> dict[str, Any]:
@@ -270,8 +277,8 @@ class Alone:
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
-            for block in _ahead(blocks):
-                for piece, results in self._worker.compute(block):
+            for block, following in _ahead(blocks):
+                for piece, results in self._worker.compute(block, following):
                     if pending is not None:
                         pending.result()
                     pending = writer.submit(store, piece, results)
@@ -282,10 +289,12 @@ class Alone:
         """Nobody is left when ``run`` returns."""
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, each planned while the one before it is computed."""
+def _ahead(blocks: Iterator[Block]) -> Iterator[tuple[Block, Callable[[], Block | None]]]:
+    """The same blocks, each planned while the one before it is computed; with each, what waits for
+    the next one.
+    """
     with ThreadPoolExecutor(max_workers=1) as planner:
         coming = planner.submit(next, blocks, None)
         while (block := coming.result()) is not None:
             coming = planner.submit(next, blocks, None)
-            yield block
+            yield block, coming.result
