@@ -331,13 +331,18 @@ def test_a_preview_comes_before_several_blocks_and_all_know_what_comes_later(tmp
         return run(block, *others, **named)
 
     monkeypatch.setattr(worker, "run_block", seen)
-    gaunlearn.run(path, tmp_path / "run")
+    told = []
+    gaunlearn.run(path, tmp_path / "run", progress=told.append)
     assert [block.trials for block in blocks] == [3, 9 + 12, 24, 24]
     assert [block.is_preview for block in blocks] == [True, False, False, False]
     taken = np.asarray([Load.total(block.families).seconds(program) for block in blocks])
     left = (6 * seconds - taken.cumsum()).clip(0)
     assert left[-1] == 0 < left[-2]
     assert [block.later for block in blocks] == pytest.approx(left / taken)
+    # Programs are made for the preview and for the block after it: their pace tells nothing.
+    estimates = [each.seconds_left for each in told if each.stage == "stored"]
+    assert estimates[:2] == pytest.approx(left[:2] / machine.speed())
+    assert estimates[2] != pytest.approx(left[2] / machine.speed())
     halves = plan.split_block(blocks[2], tmp_path)
     assert [half.later for half in halves] == pytest.approx([2 * blocks[2].later] * 2)
     # Of what is one block, and of a search's later rounds, nothing is short.

@@ -437,13 +437,13 @@ class _Runner:
         self.ran += trials
         self.left_seconds = max(0.0, self.left_seconds - receipt.seconds)
         now = time.perf_counter()
-        # The first block's time is mostly that of compilation: until there is another one, the
-        # plan's own estimate serves.
+        # The first block's time, after a preview's, is mostly that of compilation: until there is
+        # another one, the plan's own estimate serves.
         if self.first_stored is None:
-            self.first_stored = now
+            self.first_stored = None if receipt.is_preview else now
         else:
             self.computed_seconds += receipt.seconds
-        if self.computed_seconds:
+        if self.first_stored is not None and self.computed_seconds:
             pace = (now - self.first_stored) / self.computed_seconds
         else:
             pace = 1 / self.crew.speed

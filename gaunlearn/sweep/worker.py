@@ -61,6 +61,7 @@ class Receipt(NamedTuple):
         utilisation: of training lanes.
         epsilons: ``tally.counts_of`` its trials' epsilons.
         steps_by: what took the steps of training.
+        is_preview: whether programs were made for it that others do not need.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Receipt(NamedTuple):
     utilisation: float
     epsilons: Counter[int]
     steps_by: str = "XLA"
+    is_preview: bool = False
 
 
 class Crew(Protocol):
@@ -204,6 +206,7 @@ class Worker:
             results.utilisation,
             counts_of(rows.columns["epsilon"]),
             results.steps_by,
+            block.is_preview,
         )
 
     def store_networks(self, block: Block, results: Results, stored: set[NetworkName]) -> None:
