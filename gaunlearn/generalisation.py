@@ -5,6 +5,9 @@ outside the samples' span are kept as one column for each initialisation. Keys o
 dictionaries are column names of ``schema``.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
@@ -81,6 +84,7 @@ def _shares(model: Model, problem: Problem, weights: Float[Array, "n r+k"]) -> F
     return jnp.stack(shares)
 
 
+@partial(jax.jit, static_argnames="model")  # traced once for all models of a trial
 def fresh_logits(
     model: Model, problem: Problem, weights: Float[Array, "n r+k"]
 ) -> Float[Array, " t"]:

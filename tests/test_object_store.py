@@ -30,11 +30,11 @@ def test_a_run_in_a_busy_store_is_killed_and_goes_on(tmp_path, store, undisturbe
         pass
     process.kill()
     process.communicate()
-    assert trials.names()
+    stored = len(gaunlearn.load(uri).to_pandas())
     ran = []
     monkeypatch.setattr(plan, "BLOCK_S", 1e-9)
     run = gaunlearn.run(path, uri, progress=lambda p: ran.append((p.stage, p.done)))
-    assert ran[0][1] >= 12  # what was stored did not run again
+    assert ran[0][1] == stored > 0  # what was stored did not run again
     assert store.errors > 10
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     # Merged: those of a process each, if the first had not finished before it was killed.

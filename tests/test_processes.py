@@ -61,12 +61,13 @@ def test_two_processes_of_two_devices_share_a_sweep(tmp_path, undisturbed):
         tmp_path, "--out", "run", codes={0: TELLING, 1: TELLING}, JAX_NUM_CPU_DEVICES="2"
     )
     out, told = finish(first)
-    assert out.count("stored 2\n") == 2
+    # Of a preview, the rest of its family, and another family.
+    assert out.count("stored 2\n") == 3
     assert "36 trials, 3 seeds" in out
     of_second, nothing = finish(second)
     # Where a process has several devices, JAX's library for them says that it connects these.
     said = [line for line in of_second.splitlines() if not line.startswith("[Gloo]")]
-    assert (said, nothing) == (["stored 2"], "")
+    assert (said, nothing) == (["stored 2"] * 2, "")
     run = gaunlearn.load(tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
     assert "36 of 36 trials" in out + told
