@@ -132,8 +132,12 @@ def test_blocks_are_rehearsed_once():
 def test_the_block_that_follows_is_rehearsed_too_and_not_again():
     performed, done = [], threading.Event()
 
-    def piece(key):
-        return key, lambda rehearsal: performed.append(key)
+    def piece(key, has_made=True):
+        def perform(rehearsal):
+            performed.append(key)
+            rehearsal.has_made = has_made
+
+        return key, perform
 
     def following():
         done.set()
@@ -143,6 +147,9 @@ def test_the_block_that_follows_is_rehearsed_too_and_not_again():
         with rehearsed(piece(first), following if first == "first" else nothing):
             assert done.wait(60)
     assert performed == ["first", "next", "next but one"]
+    with rehearsed(piece("all kept", has_made=False), lambda: piece("another")):
+        pass
+    assert performed[3:] == ["all kept"]
 
 
 def test_a_rehearsal_that_was_cut_short_is_no_rehearsal():
@@ -153,8 +160,11 @@ def test_a_rehearsal_that_was_cut_short_is_no_rehearsal():
             begun.set()
             rehearsal.go_on()
 
+    def making(rehearsal):
+        rehearsal.has_made = True
+
     begun = threading.Event()
-    with rehearsed(("first", lambda rehearsal: None), lambda: ("next", ending)):
+    with rehearsed(("first", making), lambda: ("next", ending)):
         assert begun.wait(60)
     with rehearsed(("next", performed.append), nothing):
         pass

@@ -26,10 +26,12 @@ class Rehearsal:
 
     Attributes:
         work: what programs will have done, counted ahead of the block.
+        has_made: whether there was a program that was not kept.
     """
 
     def __init__(self) -> None:
         self.work = WORK.copy()
+        self.has_made = False
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -50,7 +52,8 @@ Piece = tuple[Hashable, Callable[[Rehearsal], object]]
 @contextmanager
 def rehearsed(piece: Piece, following: Callable[[], Piece | None]) -> Iterator[None]:
     """Run the block itself in this context, while it is rehearsed unless one like it has been; and
-    after it, as far as there is time, the block that follows.
+    after it, as far as there is time, the block that follows. Where all programs are kept, that
+    would only take the time of a core from this one.
     """
     key, perform = piece
     if key in _rehearsed:
@@ -63,7 +66,7 @@ def rehearsed(piece: Piece, following: Callable[[], Piece | None]) -> Iterator[N
         # Whatever is wrong, the block itself will meet it, and say so.
         with suppress(BaseException), np.errstate(all="ignore"):
             perform(rehearsal)
-            coming = following()
+            coming = following() if rehearsal.has_made else None
             if coming is not None and coming[0] not in _rehearsed:
                 coming[1](rehearsal)
                 _rehearsed.add(coming[0])

@@ -43,7 +43,7 @@ _KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 _registered: set[type] = set()
 _programs: "dict[Hashable, Future[Compiled]]" = {}
 # By what tells them apart, but for how they are compiled.
-_lowered: dict[str, jax.stages.Lowered] = {}
+_lowered: dict[str, tuple[jax.stages.Lowered, bool]] = {}
 _lock = threading.Lock()
 
 
@@ -57,12 +57,18 @@ class Compiled:
 
     Attributes:
         results: shapes and types of what it returns.
+        was_kept: whether it did not have to be traced.
         compiled: what the compiler has made of it, or will.
     """
 
     def __init__(
-        self, lowered: jax.stages.Lowered, shardings: Sequence[Any], options: Options
+        self,
+        lowered: jax.stages.Lowered,
+        was_kept: bool,
+        shardings: Sequence[Any],
+        options: Options,
     ) -> None:
+        self.was_kept = was_kept
         self.results = jax.tree.map(
             lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), lowered.out_info
         )
@@ -169,17 +175,18 @@ def traced(
         options: the compiler's.
     """
     key = _key(name, arguments)
-    lowered = _lowered.get(key)
-    if lowered is None:
-        lowered = _lowered[key] = _lower(program, _file(key), arguments, shardings)
-    return Compiled(lowered, shardings, options)
+    found = _lowered.get(key)
+    if found is None:
+        found = _lowered[key] = _lower(program, _file(key), arguments, shardings)
+    return Compiled(*found, shardings, options)
 
 
 def _lower(
     program: Any, file: Path | None, arguments: Sequence[Any], shardings: Sequence[Any]
-) -> jax.stages.Lowered:
-    """A program in the form in which it is kept, if it can be."""
+) -> tuple[jax.stages.Lowered, bool]:
+    """A program in the form in which it is kept, if it can be; and whether it was."""
     exported = None if file is None else _read(file)
+    was_kept = exported is not None
     if file is not None and exported is None:
         with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
             exported = jax.export.export(program, disabled_checks=[_KERNELS])(*arguments)
@@ -190,4 +197,4 @@ def _lower(
         jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
         for leaf, sharding in zip(arguments, shardings, strict=True)
     ]
-    return program.lower(*placed)
+    return program.lower(*placed), was_kept
