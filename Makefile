@@ -50,6 +50,7 @@ bench-more: $(PEERS)
 	$(BIN)/python benchmarks/limit.py --quick
 	$(BIN)/python benchmarks/engine.py --quick
 	$(BIN)/python benchmarks/compiling.py --quick
+	$(BIN)/python benchmarks/operations.py --quick
 	$(BIN)/python benchmarks/precision.py --seeds 1
 	$(BIN)/python benchmarks/border.py --quick
 	$(BIN)/python benchmarks/cluster.py --quick
@@ -64,6 +65,7 @@ bench-full: $(PEERS)
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/compiling.py
+	$(BIN)/python benchmarks/operations.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/border.py
 	$(BIN)/python benchmarks/cluster.py

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 __all__ = ["dot", "is_any", "matrix_norm", "matrix_sum", "row_norms", "row_sums", "times", "total"]
 
-# Longer sums are split by XLA into windows, which takes its compiler ten times as long.
+# Longer sums are split by XLA into windows, which its compiler takes several times as long for.
 _SHORT = 32
 
 
@@ -39,7 +39,7 @@ def dot(a: Float[Array, " m"], b: Float[Array, " m"]) -> Float[Array, ""]:
 
 
 def times(matrix: Float[Array, "n m"], vector: Float[Array, " m"]) -> Float[Array, " n"]:
-    """A v of a small matrix: in a batch, the compiler takes a fifth of its time for ``matmul``."""
+    """A v of a small matrix, which in a batch is compiled sooner than ``matmul``."""
     return row_sums(matrix * vector)
 
 
