@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaunlearn.sums import matrix_norm, matrix_sum, row_norms, row_sums
+from gaunlearn.sums import (
+    dot,
+    is_any,
+    matrix_norm,
+    matrix_sum,
+    row_norms,
+    row_sums,
+    times,
+    total,
+)
 
 
 @settings(deadline=None)
@@ -18,6 +27,24 @@ def test_they_are_sums(seed, n, m):
     np.testing.assert_allclose(matrix_sum(jnp.asarray(a)), a.sum(), rtol=0, atol=1e-14 * unit)
     np.testing.assert_allclose(row_norms(jnp.asarray(a)), np.linalg.norm(a, axis=1), rtol=1e-14)
     np.testing.assert_allclose(matrix_norm(jnp.asarray(a)), np.linalg.norm(a), rtol=1e-14)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
+def test_vectors_too_short_and_long(seed, n, m):
+    rng = np.random.default_rng(seed)
+    a, v, w = rng.normal(size=(n, m)), rng.normal(size=m), rng.normal(size=m)
+    near = {"rtol": 0, "atol": 1e-13 * (1 + np.abs(a).sum()) * (1 + np.abs(v).max())}
+    np.testing.assert_allclose(total(jnp.asarray(v)), v.sum(), **near)
+    np.testing.assert_allclose(dot(jnp.asarray(v), jnp.asarray(w)), v @ w, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(times(jnp.asarray(a), jnp.asarray(v)), a @ v, **near)
+
+
+def test_one_among_many_is_any():
+    none = jnp.zeros((7, 50), bool)
+    assert not is_any(none, float)
+    for place in ((0, 0), (6, 49), (3, 20)):
+        assert is_any(none.at[place].set(True), float)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
