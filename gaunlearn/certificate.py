@@ -29,7 +29,7 @@ from gaunlearn.models import (
     upper_layers,
 )
 from gaunlearn.snapping import snap
-from gaunlearn.sums import dot, is_any, matrix_norm, matrix_sum, row_norms, row_sums, times
+from gaunlearn.sums import count, dot, is_any, matrix_norm, matrix_sum, row_norms, row_sums, times
 
 __all__ = ["Certificate", "certify_at", "distinct_rungs", "one_minus_cosine"]
 
@@ -420,7 +420,7 @@ def certify_at(
         tau=valid(candidate.tau),
         multipliers=valid(multipliers),
         coefficients=valid(coefficients),
-        kink_pairs=matrix_sum(kink.reshape(-1, kink.shape[-1]).astype(theta.dtype)).astype(int),
+        kink_pairs=count(kink, theta.dtype),
         separated=separated,
         kink_tol=jnp.maximum(kink_tol, 0.0),
         gap=valid(gap),

@@ -49,7 +49,7 @@ from gaunlearn.models import (
     preactivations,
     slopes,
 )
-from gaunlearn.sums import is_any, matrix_norm, matrix_sum, row_sums, total
+from gaunlearn.sums import count, is_any, matrix_norm, row_sums, total
 
 __all__ = ["STATUSES", "Limit", "find_limit"]
 
@@ -317,8 +317,8 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
     wanted = jnp.where(correlations > 0, 1.0, jnp.where(correlations < 0, program.leak, pattern))
     changes = program.same_sign & (wanted != pattern) & fits & ~infeasible & has_kinks
     # Another attempt: with a new pattern, or with the fallback if that was not tried yet.
-    count = matrix_sum(changes.astype(point.c.dtype))
-    done = infeasible | jnp.where(fits, count == 0, needed)
+    changed = count(changes, point.c.dtype)
+    done = infeasible | jnp.where(fits, changed == 0, needed)
     status = jnp.where(infeasible, _INFEASIBLE, jnp.where(fits, _CONVERGED, _STALLED))
     return _Search(
         pattern=jnp.where(changes, wanted, pattern),
@@ -327,7 +327,7 @@ def _attempt(program: _Program, has_kinks: bool, search: _Search) -> _Search:
         used_fallback=search.used_fallback | (~fits & ~needed),
         status=jnp.where(done, status, -1),
         iterations=search.iterations + steps,
-        pattern_changes=search.pattern_changes + count.astype(int),
+        pattern_changes=search.pattern_changes + changed,
         attempts=search.attempts + 1,
     )
 
@@ -500,7 +500,7 @@ def find_limit(
         margins=valid(q),
         epsilon=valid(epsilon),
         delta=valid(delta),
-        kink_pairs=matrix_sum((at_kink & retain).astype(weights.dtype)).astype(int),
+        kink_pairs=count(at_kink & retain, weights.dtype),
         status=status,
         iterations=search.iterations,
         pattern_changes=search.pattern_changes,

@@ -6,9 +6,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-__all__ = ["dot", "is_any", "matrix_norm", "matrix_sum", "row_norms", "row_sums", "times", "total"]
+__all__ = [
+    "count",
+    "dot",
+    "is_any",
+    "matrix_norm",
+    "matrix_sum",
+    "row_norms",
+    "row_sums",
+    "times",
+    "total",
+]
 
 # Longer sums are split by XLA into windows, which its compiler takes several times as long for.
 _SHORT = 32
@@ -51,6 +61,16 @@ def row_norms(array: Float[Array, "n m"]) -> Float[Array, " n"]:
 def matrix_norm(array: Float[Array, "n m"]) -> Float[Array, ""]:
     """||a||, the root of the sum of all squares."""
     return jnp.sqrt(matrix_sum(array**2))
+
+
+def count(mask: Bool[Array, "..."], dtype: DTypeLike) -> Int[Array, ""]:
+    """How many are true.
+
+    Args:
+        dtype: of floating-point numbers, in which rows are counted: exact to 2^24 in float32.
+    """
+    rows = row_sums(mask.reshape(min(mask.shape), -1).astype(dtype))
+    return rows.astype(int).sum()
 
 
 def is_any(mask: Bool[Array, "n m"], dtype: DTypeLike) -> Bool[Array, ""]:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaunlearn.sums import (
+    count,
     dot,
     is_any,
     matrix_norm,
@@ -38,6 +39,11 @@ def test_vectors_too_short_and_long(seed, n, m):
     np.testing.assert_allclose(total(jnp.asarray(v)), v.sum(), **near)
     np.testing.assert_allclose(dot(jnp.asarray(v), jnp.asarray(w)), v @ w, rtol=0, atol=1e-12)
     np.testing.assert_allclose(times(jnp.asarray(a), jnp.asarray(v)), a @ v, **near)
+
+
+def test_counts_are_exact_beyond_what_float32_can_tell():
+    many = jnp.ones((5, 4_000_001), bool).at[2, 7].set(False)
+    assert int(count(many, "float32")) == 20_000_004
 
 
 def test_one_among_many_is_any():
