@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from gaunlearn.metrics import accuracy, membership
 from gaunlearn.models import Model, largest_logits, logits, preactivations, upper_columns
+from gaunlearn.sums import is_any, matrix_norm, row_norms, row_sums
 from gaunlearn.training import margins
 from gaunlearn.types import Problem
 
@@ -21,8 +22,6 @@ __all__ = ["fresh_logits", "generalisation", "outside_of"]
 
 # A logit or margin of so many units of rounding, relative to the network's scale, is zero.
 _ZERO_UNITS = 100
-# Of a vector's length: what is left of it when it depends on others, but for rounding.
-_DEPENDENT = 1e-5
 
 
 def outside_of(problem: Problem, model: Model) -> slice:
@@ -45,8 +44,7 @@ def _without_noise(
     some, and its sign is nobody's class.
     """
     if model.homogeneity == 1:
-        lengths = jnp.linalg.norm(x, axis=1)
-        scale = jnp.linalg.norm(weights) * jnp.max(jnp.abs(problem.u)) * lengths
+        scale = matrix_norm(weights) * jnp.max(jnp.abs(problem.u)) * row_norms(x)
     else:
         scale = largest_logits(model, weights, problem.u, x)
     noise = _ZERO_UNITS * jnp.finfo(outputs.dtype).eps * scale
@@ -56,32 +54,11 @@ def _without_noise(
 def _shares(model: Model, problem: Problem, weights: Float[Array, "n r+k"]) -> Float[Array, " k"]:
     """How many times each initialisation's part outside the samples' span is in some weights.
 
-    Training leaves it as it is, limits have none of it, methods may shrink it. All weights here
-    are such sums, which Gram and Schmidt's directions of the few parts take apart.
+    Training leaves it as it is, limits have none of it, methods may shrink it: all weights here are
+    such sums.
     """
-    initial = problem.initial_weights
-    k = initial.shape[0]
-    outside = outside_of(problem, model)
-    parts = initial[:, :, outside].reshape(k, -1)
-    rest = weights[:, outside].ravel()
-    directions: list[Array] = []
-    along, lengths = [], []
-    for part in parts:
-        own = part
-        for direction in directions:
-            own = own - (direction @ own) * direction
-        length = jnp.linalg.norm(own)
-        # Where fewer dimensions are left than there are parts, some add nothing.
-        exists = length > _DEPENDENT * jnp.linalg.norm(part)
-        directions.append(jnp.where(exists, own / jnp.where(exists, length, 1.0), 0.0))
-        lengths.append(jnp.where(exists, length, 1.0))
-        along.append(directions[-1] @ rest)
-        rest = rest - along[-1] * directions[-1]
-    shares = [jnp.zeros(())] * k
-    for a in reversed(range(k)):
-        later = sum((directions[a] @ parts[b]) * shares[b] for b in range(a + 1, k))
-        shares[a] = (along[a] - later) / lengths[a]
-    return jnp.stack(shares)
+    products = problem.outside_shares * weights[:, outside_of(problem, model)]
+    return row_sums(products.reshape(len(products), -1))
 
 
 @partial(jax.jit, static_argnames="model")  # traced once for all models of a trial
@@ -119,7 +96,7 @@ def generalisation(
     margin = _mean(q, forget)
     found = {"margin_forget": margin / jnp.where(least > 0, least, jnp.nan)}
     if problem.y_test.shape[0]:
-        known = jnp.all(jnp.isfinite(weights))
+        known = ~is_any(~jnp.isfinite(weights), weights.dtype)
         found["accuracy"] = jnp.where(known, accuracy(fresh, problem.y_test), jnp.nan)
         stands_out = membership(q, problem.y_test * fresh)
         found["membership"] = jnp.where(known, _mean(stands_out, forget), jnp.nan)

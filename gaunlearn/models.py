@@ -22,7 +22,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from gaunlearn.sums import matrix_norm, row_norms
+from gaunlearn.sums import dot, matrix_norm, row_norms, total
 
 __all__ = [
     "LINEAR",
@@ -174,7 +174,7 @@ def without_room(
 
 def neuron_count(u: Float[Array, " n"]) -> Float[Array, ""]:
     """How many neurons have an output: those with u_j = 0 take part in nothing."""
-    return jnp.sum(u != 0).astype(u.dtype)
+    return total((u != 0).astype(u.dtype))
 
 
 def preactivations(weights: Float[Array, "n r"], x: Float[Array, "m r"]) -> Float[Array, "n m"]:
@@ -191,7 +191,7 @@ def rounding_reach(
     Args:
         lengths: of the rows w_j.
     """
-    scale = jnp.linalg.norm(lengths) / jnp.sqrt(neuron_count(u))
+    scale = jnp.sqrt(dot(lengths, lengths)) / jnp.sqrt(neuron_count(u))
     size = jnp.maximum(scale, lengths)
     units = _ZERO_UNITS * jnp.finfo(lengths.dtype).eps
     return units * size[:, None] * row_norms(x)
@@ -269,7 +269,7 @@ def largest_logits(
     """
     if not model.is_deep:
         size = row_norms(x) * matrix_norm(weights)
-        return size**model.power * jnp.linalg.norm(u)
+        return size**model.power * jnp.sqrt(dot(u, u))
     hidden, out = upper_layers(model, weights)
     values = activation(model, preactivations(weights, x))
     for layer in hidden:

@@ -18,6 +18,7 @@ from gaunlearn.models import (
     preactivations,
     slopes,
 )
+from gaunlearn.sums import count, matrix_norm, row_sums
 
 __all__ = [
     "AscentBound",
@@ -162,11 +163,11 @@ def ascent_bound(
     directions = jnp.where(forget, coefficients, 0.0)
     z_hat = clean_preactivations(theta_hat, u, x)
     derivative_after = slopes(model, z_hat)
-    sign_flips = jnp.sum((derivative != derivative_after) & retain)
+    sign_flips = count((derivative != derivative_after) & retain, theta.dtype)
 
     # <h_i, v_r> = y_i (x_i . x_r) y_r sum_j u_j^2 derivative_ji c_jr
     overlap = (u**2 * derivative.T) @ directions
-    interference = step_fraction * jnp.abs(overlap * (x @ x.T)).sum(1)
+    interference = step_fraction * row_sums(jnp.abs(overlap * (x @ x.T)))
     s = jnp.max(jnp.where(retain, interference, 0.0))
 
     def gradient_sum(pattern, lam):
@@ -187,19 +188,19 @@ def ascent_bound(
     residual = theta_hat - gradient_sum(derivative_after, lam_retain)
     slack = lam_retain / gamma * (q_hat / gamma - 1)
     return AscentBound(
-        epsilon=jnp.linalg.norm(residual) / gamma,
+        epsilon=matrix_norm(residual) / gamma,
         delta=jnp.max(jnp.where(retain, slack, -jnp.inf)),
         sign_flips=jnp.where(jnp.isfinite(least), sign_flips, jnp.nan),
-        bound_epsilon=(jnp.linalg.norm(start) + jnp.linalg.norm(change)) / room,
+        bound_epsilon=(matrix_norm(start) + matrix_norm(change)) / room,
         bound_delta=(delta_start + 2 * jnp.max(lam_retain) * s) / room**2,
         phi_guarantee=largest_phi(
             jnp.sum(forget | retain).astype(s.dtype),
             jnp.sum(forget).astype(s.dtype),
             data_conditions(model, u, x, forget | retain).psi,
-            jnp.linalg.norm(start),
+            matrix_norm(start),
             jnp.max(jnp.where(forget | retain, multipliers * (q - 1), 0.0)),
             jnp.min(jnp.where(multipliers > 0, u**2 @ derivative**2, jnp.inf)),
-            jnp.linalg.norm(change),
+            matrix_norm(change),
             step_fraction,
             target,
         ),
@@ -231,9 +232,9 @@ def _measured(
     residual = scaled - parameter_gradient(model, scaled, u, x, lam * y)
     none = jnp.full_like(gamma, jnp.nan)
     return AscentBound(
-        epsilon=jnp.linalg.norm(residual),
+        epsilon=matrix_norm(residual),
         delta=jnp.max(jnp.where(retain, lam * (q / gamma - 1), -jnp.inf)),
-        sign_flips=jnp.where(jnp.isfinite(least), jnp.sum(flips & retain), jnp.nan),
+        sign_flips=jnp.where(jnp.isfinite(least), count(flips & retain, theta.dtype), jnp.nan),
         bound_epsilon=none,
         bound_delta=none,
         phi_guarantee=none,

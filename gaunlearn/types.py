@@ -71,6 +71,8 @@ class Problem(NamedTuple):
             holds what lies outside the samples' span, which training never changes. Deep networks
             have further columns for the layers above the first (see ``models``).
         test_offset: what the part of W(0) outside the span adds to each test pre-activation.
+        outside_shares: the product of its a-th matrix with what weights have outside the span, all
+            entries summed up, is how many times the a-th initialisation's is among it.
     """
 
     x: Float[Array, "m r+k"]
@@ -81,3 +83,4 @@ class Problem(NamedTuple):
     y_test: Float[Array, " t"]
     initial_weights: Float[Array, "k n r+k"]
     test_offset: Float[Array, "k n t"]
+    outside_shares: Float[Array, "k n k"]

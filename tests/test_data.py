@@ -119,6 +119,25 @@ def test_folding_keeps_all_geometry(m, t, d):
             np.testing.assert_allclose((a[i] * a[k]).sum(1), (W[i] * W[k]).sum(1), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("m", "t", "d", "n"), [(5, 7, 40, 6), (4, 3, 5, 1), (4, 3, 6, 1), (5, 2, 5, 6)]
+)
+def test_shares_of_initialisations_are_read_off_what_lies_outside_the_span(m, t, d, n):
+    """Also where three parts have one dimension, or two: then they are not unique, but what fresh
+    samples see of them is; and where nothing lies outside.
+    """
+    given, weights, _, _ = explicit(m, t, d, n=n)
+    got = reduce_problem(given, weights, output_weights(n))
+    outside = got.initial_weights[:, :, -3:]
+    shares = np.array([1.0, -0.4, 2.5])
+    mixed = np.tensordot(shares, outside, 1)
+    found = (got.outside_shares * mixed).sum((1, 2))
+    if (d - m) * n >= 3:
+        np.testing.assert_allclose(found, shares, rtol=1e-10)
+    seen, want = (np.tensordot(each, got.test_offset, 1) for each in (found, shares))
+    np.testing.assert_allclose(seen, want, atol=1e-12)
+
+
 SETUP = Setup(
     model=RELU,
     loss=LOSSES["logistic"],
@@ -145,7 +164,7 @@ def reduced_training(problem, start, keep):
     descent = descent_of(SETUP, SETTINGS, problem, start, keep)
     state = jax.lax.while_loop(lambda s: ~s.ended, descent.one_round, descent.begin())
     ended, margins = end_training(SETUP, problem, start, descent.result(state))
-    there = limit_stage(RELU, problem, ended.weights, keep)
+    there = limit_stage(RELU, problem, ended.weights, keep, with_fallback=True)
     return trained_model(SETUP, ended, margins, there)
 
 
@@ -154,7 +173,7 @@ def reduced_certificate(problem, weights, keep, ends, wanted):
     return certify_stage(RELU, SETTINGS, problem, weights, keep, ends, wanted)
 
 
-limit_of = jax.jit(partial(limit_stage, RELU))
+limit_of = jax.jit(partial(limit_stage, RELU, with_fallback=True))
 compared = jax.jit(partial(compare_stage, SETUP, SETTINGS))
 unlearned = jax.jit(partial(unlearn_stage, SETUP, "ascent", SETTINGS))
 judged = jax.jit(partial(judge_stage, SETUP, SETTINGS))

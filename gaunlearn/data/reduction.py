@@ -63,6 +63,11 @@ def pad_coordinates(given: Coordinates, samples: int, span: int, beyond: int) ->
     )
 
 
+# Of the parts outside the span: a direction in which they have less than this share of the most is
+# rounding.
+_DEPENDENT = 1e-5
+
+
 def _triangular(columns: Float[np.ndarray, "*lanes k n p"]) -> Float[np.ndarray, "*lanes k n k"]:
     """For each of n, column a is that of R in the QR factorisation of its k columns.
 
@@ -81,6 +86,15 @@ def _triangular(columns: Float[np.ndarray, "*lanes k n p"]) -> Float[np.ndarray,
         rows[..., a, :, a] = length
         directions.append(rest / np.where(length > 0, length, 1.0)[..., None])
     return rows
+
+
+def _shares(parts: Float[np.ndarray, "*lanes k n k"]) -> Float[np.ndarray, "*lanes k n k"]:
+    """What inner products with a sum of the parts say how many times each is in it, by least
+    squares: the rows of the pseudoinverse. Where fewer dimensions are left than there are parts,
+    these depend on each other, and so does what they stand for.
+    """
+    flat = parts.reshape(*parts.shape[:-2], -1)
+    return np.linalg.pinv(flat.swapaxes(-1, -2), rcond=_DEPENDENT).reshape(parts.shape)
 
 
 def reduce_problem(
@@ -106,7 +120,8 @@ def reduce_problem(
         room = np.zeros((*coordinates.shape[:-1], k + upper.shape[-1]))
         return np.concatenate([coordinates[..., :r], room], axis=-1)
 
-    start = np.concatenate([weights[..., :r], _triangular(weights[..., r:]), upper], axis=-1)
+    outside = _triangular(weights[..., r:])
+    start = np.concatenate([weights[..., :r], outside, upper], axis=-1)
     fresh = data.x_test[..., None, :, r:]
     made: dict[str, Any] = {
         "x": pad(data.x),
@@ -117,5 +132,6 @@ def reduce_problem(
         "y_test": data.y_test,
         "initial_weights": start,
         "test_offset": weights[..., r:p] @ fresh.swapaxes(-1, -2),
+        "outside_shares": _shares(outside),
     }
     return Problem(**made)

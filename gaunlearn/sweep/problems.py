@@ -202,6 +202,7 @@ def empty_problems(wanted: Sequence[tuple[Any, Any, int]], room: Size, directory
         y_test=zeros(t),
         initial_weights=zeros(INITIALISATIONS, n, columns),
         test_offset=zeros(INITIALISATIONS, n, t),
+        outside_shares=zeros(INITIALISATIONS, n, INITIALISATIONS),
     )
 
 

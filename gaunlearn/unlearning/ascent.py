@@ -15,6 +15,7 @@ from gaunlearn.deep import forward, weighted_gradient
 from gaunlearn.ladder import certify
 from gaunlearn.losses import Loss, relative_slopes
 from gaunlearn.models import Model
+from gaunlearn.sums import matrix_sum
 from gaunlearn.training import margins
 from gaunlearn.unlearning.situation import (
     Effort,
@@ -91,7 +92,7 @@ def estimated_multipliers(model: Model, loss: Loss, situation: Situation) -> Flo
     factors, _ = relative_slopes(loss, q, situation.present)
     least = situation.scale**model.homogeneity
     theta = situation.weights / situation.scale
-    return factors * jnp.sum(theta**2) / (model.homogeneity * jnp.sum(factors * q / least))
+    return factors * matrix_sum(theta**2) / (model.homogeneity * jnp.sum(factors * q / least))
 
 
 def estimated_ascent(model: Model, loss: Loss, situation: Situation, effort: Effort) -> Unlearned:
