@@ -301,6 +301,61 @@ def test_schema_documents_every_parameter_and_column():
     assert committed.read_text() == as_markdown(), "run python -m gaunlearn.schema"
 
 
+# Of each type of a column what a block may give, with what is missing.
+GIVEN = {
+    "string": (["a", None, "\u00fc", ""], np.array(["x", "yy"]), []),
+    "int64": (
+        [1, None, 2**60],
+        [7.0, None, float("nan")],
+        np.array([1.0, np.nan, -3.0]),
+        [None, None],
+        np.arange(20),
+    ),
+    "int32": ([1, None], np.array([7.0, np.nan]), np.arange(9)),
+    "float64": ([0.5, None], [1, 2], np.array([1, np.nan], np.float32), np.array([np.inf, np.nan])),
+    "bool": ([True, None, False], np.array([1.0, np.nan, 0.0]), np.arange(20) % 3 == 0),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_columns_are_what_arrow_makes_of_them(kind):
+    """Arrow's own conversion, which imports pandas, is the reference."""
+    column = next(column for column in COLUMNS if column.type == kind)
+    for values in GIVEN[kind]:
+        got = parts._array(values, column)
+        got.validate(full=True)
+        listed = values if isinstance(values, list) else values.tolist()
+        plain = [None if each is None or each != each else each for each in listed]
+        of_kind = [bool(each) if kind == "bool" and each is not None else each for each in plain]
+        assert got.equals(pa.array(of_kind, getattr(pa, kind, pa.bool_)()))
+
+
+@pytest.mark.parametrize("number", [2**40, 1.5])
+def test_a_number_that_a_column_does_not_hold_is_an_error(number):
+    column = next(column for column in COLUMNS if column.type == "int32")
+    with pytest.raises(pa.ArrowInvalid):
+        parts._array([number, None], column)
+
+
+def test_a_part_is_written_without_pandas(tmp_path):
+    """Half a second before the first rows, of which nothing needs it."""
+    code = """
+import sys, gaunlearn.cli
+import numpy as np
+from gaunlearn.schema import COLUMNS
+from gaunlearn.sweep import parts, runner
+from gaunlearn.sweep.place import Place
+values = {column.name: "a" if column.type == "string" else 1 for column in COLUMNS}
+results = {name: [value] for name, value in values.items() if name != "data_kind"}
+given = [{"data_kind": "digits"}]
+parts.write_part(Place.of(sys.argv[1]), "one", results, given, np.zeros(1, int), [], {})
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    (part,) = (tmp_path / "trials").glob("*.parquet")
+    assert pq.read_table(part)["data_kind"].to_pylist() == ["digits"]
+
+
 def test_every_part_has_the_one_schema(undisturbed):
     for part in (undisturbed.path / "trials").glob("*.parquet"):
         assert pq.read_schema(part).equals(arrow_schema(), check_metadata=False)
