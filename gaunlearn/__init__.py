@@ -3,6 +3,7 @@
 Names are imported when they are first used: the command line starts without JAX.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,15 +11,13 @@ if TYPE_CHECKING:
         Certificate,
         Frontier,
         Limit,
-        Run,
         Unlearned,
         ascend,
         certify,
         find_limit,
-        load,
-        run,
         unlearn,
     )
+    from gaunlearn.runs import Run, load, run
     from gaunlearn.stored import Networks, networks
 
 __all__ = [
@@ -38,12 +37,20 @@ __all__ = [
 ]
 
 
+# Where names are, but for those of ``api``, which does without the engine.
+_MODULES = {
+    "Run": "runs",
+    "load": "runs",
+    "run": "runs",
+    "Networks": "stored",
+    "networks": "stored",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'gaunlearn' has no attribute {name!r}")
-    from gaunlearn import api, stored
-
-    return getattr(stored if name in stored.__all__ else api, name)
+    return getattr(import_module(f"gaunlearn.{_MODULES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import gaunlearn
-from gaunlearn.api import Run
 from gaunlearn.report.answer import answer_of
 from gaunlearn.report.style import title_of
+from gaunlearn.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = Path("results/gallery")
