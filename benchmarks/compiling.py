@@ -2,9 +2,9 @@
 
     python benchmarks/compiling.py [--quick]
 
-The stages of the step-size sweep, compiled well and compiled quickly: what the compiler takes of
-the cores, what a lane then takes, and after how many lanes the quick program has lost what its
-compiler saved. Beside it on how many lanes `sweep/lanes.py` lets it run.
+The stages of the step-size sweep, made well and made quickly: what tracing and the compiler take of
+the cores, what a lane then takes, and after how many lanes the quick program has lost what was
+saved. Beside it on how many lanes `sweep/lanes.py` lets it run.
 """
 
 import argparse
@@ -28,19 +28,22 @@ STAGES = ("train", "limit", "certify", "compare", "unlearn", "judge")
 
 
 def measure(block, directory, quick):
-    """Of each stage: core seconds of its compiler, and of its lanes in a second run of the block;
-    and how many lanes these are, with their pairs times passes.
+    """Of each stage: core seconds of tracing and of its compiler, and of its lanes in a second run
+    of the block; and how many lanes these are, with their pairs times passes.
     """
-    compiling, running = defaultdict(float), defaultdict(float)
+    making, running = defaultdict(float), defaultdict(float)
     amounts = defaultdict(lambda: (0, 0))
-    compile_program, run = jax.stages.Lowered.compile, lanes._run
+    compile_program, lower, run = jax.stages.Lowered.compile, traced._lower, lanes._run
     stage_now = [""]
 
-    def timed_compile(lowered, *options):
-        began = time.process_time()
-        compiled = compile_program(lowered, *options)
-        compiling[stage_now[0]] += time.process_time() - began
-        return compiled
+    def timed(make):
+        def make_and_count(*given):
+            began = time.process_time()
+            made = make(*given)
+            making[stage_now[0]] += time.process_time() - began
+            return made
+
+        return make_and_count
 
     def timed_run(stage, static, some, common, terms, programs, capacity, batch, passes, *others):
         stage_now[0] = name = stage.__name__
@@ -53,7 +56,8 @@ def measure(block, directory, quick):
         amounts[name] = lanes_before + count, passed + count * terms.pairs * passes
         return found
 
-    jax.stages.Lowered.compile, lanes._run = timed_compile, timed_run
+    jax.stages.Lowered.compile, traced._lower = timed(compile_program), timed(lower)
+    lanes._run = timed_run
     lanes._QUICK_PAIRS, threshold = ALWAYS if quick else NEVER, lanes._QUICK_PAIRS
     try:
         traced.forget_programs()
@@ -62,9 +66,9 @@ def measure(block, directory, quick):
             counts.clear()
         execute.run_block(block, directory, machine.batch_pairs())
     finally:
-        jax.stages.Lowered.compile, lanes._run = compile_program, run
+        jax.stages.Lowered.compile, traced._lower, lanes._run = compile_program, lower, run
         lanes._QUICK_PAIRS = threshold
-    return compiling, running, amounts
+    return making, running, amounts
 
 
 def compare(overrides):
@@ -89,7 +93,7 @@ def compare_on(block, sweep, name):
         rows.append(
             {
                 "stage": stage,
-                "compiled well, core s": f"{well[stage]:.2f}",
+                "made well, core s": f"{well[stage]:.2f}",
                 "quickly": f"{quick[stage]:.2f}",
                 "a lane then, ms": f"{1e3 * runs[stage] / count:.3f}",
                 "quickly, ms": f"{1e3 * runs_quick[stage] / count:.3f}",
@@ -98,7 +102,7 @@ def compare_on(block, sweep, name):
             }
         )
     kind = block.families[0].data.kind
-    table(f"Compiled well or quickly, {kind}, {name}: {block.trials} trials", rows)
+    table(f"Made well or quickly, {kind}, {name}: {block.trials} trials", rows)
 
 
 if __name__ == "__main__":

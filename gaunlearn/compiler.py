@@ -46,8 +46,8 @@ def loop_options() -> Options:
 
 
 def quick_options() -> Options:
-    """For programs with little to do: on CPUs compiled in half the time, they run up to six times
-    slower.
+    """For programs with little to do: on CPUs compiled in a fifth to a half of the time, they run
+    up to eight times slower (docs/measurements.md, *Compiling*).
     """
     return _if_known(_PLAIN_FUSIONS, _NO_OPTIMISATION)
 

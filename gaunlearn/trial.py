@@ -221,12 +221,19 @@ def end_training(
 
 
 def limit_stage(
-    model: Model, problem: Problem, weights: Float[Array, "n r+k"], keep: Bool[Array, " m"]
+    model: Model,
+    problem: Problem,
+    weights: Float[Array, "n r+k"],
+    keep: Bool[Array, " m"],
+    with_fallback: bool,
 ) -> Destination:
     """Solve for where training on the samples in ``keep`` leads from some weights. There
     coordinates outside the samples' span are zero: they stay as they are while the others grow.
+
+    Args:
+        with_fallback: see ``find_limit``.
     """
-    limit = find_limit(model, weights, problem.u, problem.x, problem.y, keep)
+    limit = find_limit(model, weights, problem.u, problem.x, problem.y, keep, with_fallback)
     return Destination(limit, one_minus_cosine(weights, limit.weights))
 
 

@@ -19,6 +19,8 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray's name
 from runs import SPEC, write
 
 import gaunlearn
+from gaunlearn.sweep import execute
+from gaunlearn.sweep.lanes import Terms
 from gaunlearn.sweep.machine import drop_programs_if_crowded, keep_compiled
 
 jax.config.update("jax_enable_x64", True)
@@ -40,6 +42,12 @@ def forget_programs():
     """Drop compiled programs before they exhaust the process's memory maps."""
     yield
     drop_programs_if_crowded()
+
+
+@pytest.fixture
+def in_batches(monkeypatch):
+    """Lanes of small sweeps are worked on as those of large ones."""
+    monkeypatch.setattr(execute, "Terms", lambda *a, **k: Terms(*a, **k | {"in_batches": True}))
 
 
 @pytest.fixture(scope="session")

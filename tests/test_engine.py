@@ -20,7 +20,8 @@ from runs import SPEC, command, finish, write
 import gaunlearn
 from gaunlearn import compiler
 from gaunlearn.cli import main
-from gaunlearn.sweep import execute, host, machine, plan, traced, worker
+from gaunlearn.limit import STATUSES
+from gaunlearn.sweep import execute, host, machine, plan, stages, traced, worker
 from gaunlearn.sweep import lanes as lanes_module
 from gaunlearn.sweep.expressions import parse
 from gaunlearn.sweep.lanes import (
@@ -102,6 +103,48 @@ def test_room_for_larger_problems_changes_no_result(tmp_path, kind, end):
     assert_same_rows(same, apart)
 
 
+def test_limits_that_need_the_fallback_get_it(tmp_path):
+    """More samples than dimensions: the active set cannot tell all limits, but all that descent has
+    separated have one.
+    """
+    changes = {
+        'kind = "isotropic"': 'kind = "gaussian_mixture"\nalpha = 0.02',
+        "m = 4\nd = 50": "m = 20\nd = 5",
+        'kind = "two_layer_relu"\nn = 8': 'kind = "linear"',
+    }
+    text = SPEC
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    frame = gaunlearn.run(write(tmp_path, text, seeds=8), tmp_path / "run").to_pandas()
+    for column, whose in (("limit_status", "train"), ("limit_status_retrain", "retrain")):
+        assert set(frame[column]) == {"converged", "fallback", "infeasible"}
+        separated = frame[f"separated_{whose}"].astype(bool)
+        assert separated.any()
+        assert not (separated & (frame[column] == "infeasible")).any()
+
+
+def test_limits_that_are_stalled_are_solved_again(undisturbed, tmp_path, monkeypatch):
+    """The first, smaller program says so of every third, and gives numbers that mean nothing."""
+    again = []
+
+    def stalling(stage, static, lanes, *rest, **others):
+        found = run_in_turns(stage, static, lanes, *rest, **others)
+        if stage is stages.limit and static[1]:
+            again.append(len(lanes.problem))
+        elif stage is stages.limit:
+            status, kept = found
+            status[::3] = STATUSES.index("stalled")
+            for leaf in jax.tree.leaves(kept):
+                leaf[::3] = 0
+        return found
+
+    monkeypatch.setattr(execute, "run_in_turns", stalling)
+    run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
+    assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
+    assert again
+
+
 # -- lanes -----------------------------------------------------------------------------------
 
 
@@ -139,6 +182,7 @@ def test_lanes_that_end_make_room(lengths, batch):
     assert int(places) <= sum(lengths) + batch * max(lengths)
 
 
+@pytest.mark.usefixtures("in_batches")
 def test_lanes_of_different_lengths_are_no_burden(tmp_path):
     """Three short trainings and a long one: the batch is busy for most of the time."""
     text = SPEC.replace("max_steps = 150", "max_steps = [100, 200, 300, 2000]\ncheck_every = 50")
@@ -152,18 +196,26 @@ def test_lanes_of_different_lengths_are_no_burden(tmp_path):
 # -- devices, batches, shards ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_any_number_of_devices_gives_the_same_rows(undisturbed, tmp_path, devices):
+IN_BATCHES = """
+from gaunlearn.sweep import execute, lanes
+execute.Terms = lambda *a, **k: lanes.Terms(*a, **k | {"in_batches": True})
+"""
+
+
+@pytest.mark.parametrize(("devices", "code"), [(2, ""), (8, IN_BATCHES)])
+def test_any_number_of_devices_gives_the_same_rows(undisturbed, tmp_path, devices, code):
     """15 trainings and retrainings a seed on 8 devices: shares are uneven, some are empty."""
     write(tmp_path, SPEC)
-    finish(command(tmp_path, "--out", "run", JAX_NUM_CPU_DEVICES=str(devices)))
+    finish(command(tmp_path, "--out", "run", code=code, JAX_NUM_CPU_DEVICES=str(devices)))
     run = gaunlearn.load(tmp_path / "run")
     assert run.manifest["provenance"]["devices"] == devices
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
 
 
-def test_batches_of_any_size_give_the_same_rows(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "batch_pairs", lambda: 64)
+@pytest.mark.usefixtures("in_batches")
+@pytest.mark.parametrize("pairs", [64, 8000])
+def test_batches_of_any_size_give_the_same_rows(undisturbed, tmp_path, monkeypatch, pairs):
+    monkeypatch.setattr(machine, "batch_pairs", lambda: pairs)
     run = gaunlearn.run(write(tmp_path, SPEC), tmp_path / "run")
     assert_same_rows(run.to_pandas(), undisturbed.to_pandas())
 
@@ -265,6 +317,7 @@ def out_of_memory_above(limit_pairs, limit_rows):
     return run_block, sizes
 
 
+@pytest.mark.usefixtures("in_batches")
 def test_short_memory_halves_batches_then_blocks(undisturbed, tmp_path, monkeypatch):
     limited, sizes = out_of_memory_above(100, 6)
     monkeypatch.setattr(worker, "run_block", limited)
@@ -524,7 +577,7 @@ def test_turns_keep_the_order_and_share_a_program():
             "turns",
             lanes,
             np.asarray(7.0),
-            Terms(1 << 22, 8, 8000),
+            Terms(1 << 22, 8, 8000, in_batches=True),
             passes=1,
             ahead=0,
             keep=lambda each: each[1],

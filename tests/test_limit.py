@@ -294,6 +294,33 @@ def test_fallback_finds_the_same_limit(seed, monkeypatch):
     np.testing.assert_allclose(got.W, want.W, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("model", "n", "m", "d"), [(LINEAR, 1, 20, 5), (RELU, 10, 20, 5), (leaky_relu(0.2), 3, 12, 3)]
+)
+def test_without_the_fallback_only_what_asks_for_it_is_stalled(model, n, m, d):
+    """Separable data and others, from weights that nobody has trained."""
+    u = jnp.ones(1) if model.is_linear else jnp.asarray(output_weights(n))
+    seen = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(m, d))
+        y = np.sign(x[:, 0] if seed % 2 else rng.normal(size=m))
+        given = jnp.asarray(rng.normal(size=(n, d))), u, jnp.asarray(x), jnp.asarray(y)
+        whole, quick = (
+            gaunlearn.limit.find_limit(model, *given, jnp.ones(m, bool), with_fallback)
+            for with_fallback in (True, False)
+        )
+        want, got = (STATUSES[int(each.status)] for each in (whole, quick))
+        seen |= {want, got}
+        assert got in ("converged", "infeasible", "stalled")
+        if got == "stalled":
+            assert want in ("fallback", "infeasible", "stalled")
+        else:
+            assert got == want
+            np.testing.assert_allclose(quick.weights, whole.weights, rtol=0, atol=1e-11)
+    assert {"converged", "fallback", "infeasible", "stalled"} <= seen
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 5),

@@ -62,8 +62,8 @@ def test_it_makes_all_programs_that_the_block_needs(sweep_of, monkeypatch, kind)
     before = []
 
     @contextmanager
-    def at_once(piece, following):
-        piece[1](Rehearsal())
+    def at_once(key, perform):
+        perform(Rehearsal())
         before.extend(traced._programs)
         yield
 
@@ -83,8 +83,8 @@ def test_a_block_with_much_to_come_asks_for_better_programs_and_so_does_its_rehe
     rehearsals = []
 
     @contextmanager
-    def at_once(piece, following):
-        piece[1](Rehearsal())
+    def at_once(key, perform):
+        perform(Rehearsal())
         rehearsals.append(set(traced._programs))
         yield
 
@@ -116,108 +116,38 @@ def test_a_block_gives_the_same_numbers_without_one(undisturbed, tmp_path, monke
     assert_same_rows(found.to_pandas(), undisturbed.to_pandas())
 
 
-def nothing():
-    """No block follows."""
-
-
 def test_blocks_are_rehearsed_once():
     performed = []
     for key in ("one", "one", "another"):
-        piece = ("once", key), lambda rehearsal, key=key: performed.append(key)
-        with rehearsed(piece, nothing):
+        with rehearsed(("once", key), lambda rehearsal, key=key: performed.append(key)):
             pass
     assert performed == ["one", "another"]
 
 
-def test_the_block_that_follows_is_rehearsed_too_and_not_again():
-    performed, done = [], threading.Event()
-
-    def piece(key, has_made=True):
-        def perform(rehearsal):
-            performed.append(key)
-            rehearsal.has_made = has_made
-
-        return key, perform
-
-    def following():
-        done.set()
-        return piece("next")
-
-    for first in ("first", "next", "next but one"):
-        with rehearsed(piece(first), following if first == "first" else nothing):
-            assert done.wait(60)
-    assert performed == ["first", "next", "next but one"]
-    with rehearsed(piece("all kept", has_made=False), lambda: piece("another")):
-        pass
-    assert performed[3:] == ["all kept"]
-
-
-def test_a_rehearsal_that_was_cut_short_is_no_rehearsal():
-    performed = []
-
-    def ending(rehearsal):
-        while True:
-            begun.set()
-            rehearsal.go_on()
-
-    def making(rehearsal):
-        rehearsal.has_made = True
-
-    begun = threading.Event()
-    with rehearsed(("first", making), lambda: ("next", ending)):
-        assert begun.wait(60)
-    with rehearsed(("next", performed.append), nothing):
-        pass
-    assert len(performed) == 1
-
-
-def test_a_preview_and_what_follows_are_lowered_once(sweep_of, monkeypatch):
-    """Certificates of a preview are compiled quickly, those of the next block well: the programs
-    are the same but for that, and are made while the preview runs.
-    """
+def test_a_preview_is_compiled_quickly_and_what_follows_well(sweep_of, monkeypatch):
+    """And of what is compiled quickly, a lane is alone: there is less to trace."""
     sweep = sweep_of({})
     block = first_block(sweep)._replace(later=1e9)
-    lowered, made = [], []
-    lower = traced._lower
-
-    @contextmanager
-    def at_once(piece, following):
-        for perform in (piece, following()):
-            perform[1](Rehearsal())
-            made.append(set(traced._programs))
-        yield
-
-    def counted(program, file, *others):
-        lowered.append(file)
-        return lower(program, file, *others)
-
-    monkeypatch.setattr(execute, "rehearsed", at_once)
-    monkeypatch.setattr(traced, "_lower", counted)
+    monkeypatch.setattr(lanes, "_LEAST_PAIRS", 256)
     lanes.forget_capacities()
     traced.forget_programs()
-    preview = block._replace(is_preview=True)
-    execute.run_block(preview, sweep.directory, 8000, following=lambda: block)
-    first, both = made
-    assert set(traced._programs) == both
-    assert len(set(lowered)) == len(lowered) < len(both)
-
-    def levels(programs):
-        kinds = {}
-        for stage, *_, options, _, _ in programs:
-            level = dict(options).get("xla_backend_optimization_level")
-            kinds.setdefault(stage.__name__, set()).add(level)
-        return kinds
-
-    evaluating = ("limit", "certify", "compare", "unlearn", "judge")
-    assert levels(first) == {"train": {None}} | {name: {0} for name in evaluating}
-    assert levels(both - first) == {name: {None} for name in evaluating}
+    made = []
+    for is_preview in (True, False):
+        execute.run_block(block._replace(is_preview=is_preview), sweep.directory, 8000)
+        made.append(set(traced._programs).difference(*made))
+    for programs, level in zip(made, (0, None), strict=True):
+        stages = {stage.__name__ for stage, *_ in programs}
+        assert stages == {"train", "limit", "certify", "compare", "unlearn", "judge"}
+        assert {dict(how[4]).get("xla_backend_optimization_level") for how in programs} == {level}
+        widths = {batch for _, _, batch, *_ in programs}
+        assert widths == {1} if level == 0 else min(widths) > 1
 
 
 def test_what_goes_wrong_in_it_is_for_the_block_to_say(recwarn):
     def wrong(rehearsal):
         raise ValueError("no such thing")
 
-    with rehearsed(("wrong", wrong), nothing):
+    with rehearsed("wrong", wrong):
         pass
     assert not recwarn.list
 
@@ -234,7 +164,7 @@ def test_it_ends_with_the_block():
             ended.set()
 
     def block():
-        with rehearsed(("forever", forever), nothing):
+        with rehearsed("forever", forever):
             begun.wait(60)
             raise KeyboardInterrupt
 

@@ -6,7 +6,6 @@ reads or writes files but the data that a block names.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from gaunlearn.fused import Fused
+from gaunlearn.limit import STATUSES
 from gaunlearn.models import upper_columns, without_room
 from gaunlearn.sweep import stages
 from gaunlearn.sweep.forgetting import forget_order, needs_training
@@ -32,7 +32,7 @@ from gaunlearn.sweep.layout import Lane, Layout, Trial, lane_effort, lane_settin
 from gaunlearn.sweep.machine import rare_collections
 from gaunlearn.sweep.plan import STARTS, Block, Family, Load, Program, setup_of
 from gaunlearn.sweep.problems import build_problems, empty_problems, model_of
-from gaunlearn.sweep.rehearsal import Piece, Rehearsal, rehearsed
+from gaunlearn.sweep.rehearsal import Rehearsal, rehearsed
 from gaunlearn.sweep.sections import Evaluation
 from gaunlearn.sweep.shapes import lane_bytes
 from gaunlearn.sweep.stages import CertifyLane, ForgetLane, JudgeLane, LimitLane, TrainLane
@@ -55,11 +55,11 @@ __all__ = ["Network", "Results", "run_block"]
 
 # The place of the forget set without samples.
 _NOTHING = 0
-# What a quickly compiled program loses with a lane, against the compiler's time that it saves: with
+# What a quickly compiled program loses with a lane, against the time to make it that it saves: with
 # a certificate at one tolerance (of data without and with kinks, between which there is a factor of
 # seven), a limit, an unlearned model, and a comparison over the test set, in units of what it loses
 # with so many training steps (docs/measurements.md, *Compiling*).
-_CERTIFICATE, _LIMIT, _UNLEARN, _COMPARISON, _STEPS = 8, 25, 15, 2, 2
+_CERTIFICATE, _LIMIT, _UNLEARN, _COMPARISON, _STEPS = 8, 25, 15, 3, 2
 # Certificates at one tolerance that the frontier's columns take, at most.
 _FRONTIER = 12
 # A block is rehearsed if what it keeps takes no more of the free memory: its zeros are memory, too.
@@ -133,7 +133,7 @@ def run_block(
     report: Callable[[str], None] = lambda stage: None,
     keep_weights: bool = False,
     keep_unlearned: bool = False,
-    following: Callable[[], Block | None] = lambda: None,
+    in_batches: bool = False,
 ) -> Results:
     """Run all trials of a block.
 
@@ -143,29 +143,24 @@ def run_block(
         report: called with the name of each stage as it begins.
         keep_weights: also return the trained and retrained networks.
         keep_unlearned: also return each trial's unlearned weights.
-        following: the block that comes next, once that is known; its programs are made too.
+        in_batches: see ``Terms``.
     """
     report("data")
     with _precision_of(block.program):
         kernel = _kernel(block)
 
-    def perform(block: Block, rehearsal: Rehearsal | None) -> Results:
+    def perform(rehearsal: Rehearsal | None) -> Results:
         tell = report if rehearsal is None else lambda stage: None
         with _precision_of(block.program):
-            work = _prepare(block, directory, batch_pairs, kernel, rehearsal, tell)
+            work = _prepare(block, directory, batch_pairs, in_batches, kernel, rehearsal, tell)
             return work.run(keep_weights, keep_unlearned)
 
-    def piece_of(block: Block | None) -> Piece | None:
-        if block is None:
-            return None
-        needed = Load.total(block.families).memory(block.program)
-        if needed > _REHEARSED * host_memory():
-            return None
-        return (_needs(block), batch_pairs), partial(perform, block)
-
-    own = piece_of(block)
-    with nullcontext() if own is None else rehearsed(own, lambda: piece_of(following())):
-        return perform(block, None)
+    needed = Load.total(block.families).memory(block.program)
+    rehearse = needed <= _REHEARSED * host_memory()
+    with (
+        rehearsed((_needs(block), batch_pairs, in_batches), perform) if rehearse else nullcontext()
+    ):
+        return perform(None)
 
 
 @contextmanager
@@ -216,6 +211,7 @@ def _prepare(
     block: Block,
     directory: Path,
     batch_pairs: int,
+    in_batches: bool,
     kernel: Fused | None,
     rehearsal: Rehearsal | None,
     report: Callable[[str], None],
@@ -229,7 +225,7 @@ def _prepare(
     problems = make(list(number_of), room, directory)
     size = lane_bytes(room, upper_columns(model, room.neurons))
     pairs = room.neurons * room.samples
-    terms = Terms(size, pairs, batch_pairs, rehearsal, later=block.later)
+    terms = Terms(size, pairs, batch_pairs, rehearsal, later=block.later, in_batches=in_batches)
     problem_of = [number_of[key] for key in sections]
     return _Work(block, problem_of, problems, directory, terms, kernel, report)
 
@@ -251,9 +247,8 @@ class _Work:
         self.families: Sequence[Family] = block.families
         self.problem_of = problem_of
         self.given, self.directory = problems, directory
-        self.training, self.kernel, self.report = terms, kernel, report
-        # A preview is to be seen soon: what comes after its training is done by programs that its
-        # own work is worth. That for training is compiled while others are traced.
+        self.kernel, self.report = kernel, report
+        # A preview is to be seen soon: it is done by programs that its own work is worth.
         self.terms = terms._replace(later=0.0) if block.is_preview else terms
         # Of stages that go over the test set too.
         room = self.program.room
@@ -277,6 +272,10 @@ class _Work:
         """
         padded = self.cast(pad_to_capacity(tree, (name, self.program)))
         return on_all_devices(padded) if self.terms.rehearsal is None else padded
+
+    def shared_orders(self) -> Any:
+        """Forget sets, shared."""
+        return self.shared(np.stack(self.orders), "orders")
 
     def forget(self, family: int, rule: Any, number: int, ease: np.ndarray | None = None) -> int:
         """The place of a forget set in ``orders``."""
@@ -379,11 +378,7 @@ class _Work:
         lanes = sorted(lanes, key=lambda lane: -self.families[lane.family].train.max_steps)
         family, start, forget = map(np.asarray, zip(*lanes, strict=True))
         settings = _stack([lane_settings(f.train, f.judge) for f in self.families])
-        common = (
-            self.problems,
-            self.shared(settings, "settings"),
-            self.shared(np.stack(self.orders), "orders"),
-        )
+        common = self.problems, self.shared(settings, "settings"), self.shared_orders()
         problem = np.asarray(self.problem_of)[family]
         setup = self.program.setup
         steps = sum(self.families[each].train.max_steps for each in family) / len(lanes)
@@ -395,7 +390,7 @@ class _Work:
             setup._replace(fused=self.kernel),
             TrainLane(problem, family, start, forget),
             common,
-            self.training._replace(is_loop=not setup.to_epsilon),
+            self.terms._replace(is_loop=not setup.to_epsilon),
             passes=int(passes),
         )
         lanes_of_limits = LimitLane(problem, forget, ended.weights)
@@ -408,17 +403,24 @@ class _Work:
         return place_of, models, float(needed.sum()), float(rounds)
 
     def limits(self, lanes: LimitLane, ahead: int, keep: Callable[[Destination], Any]) -> Any:
-        """What is kept of the limits of training on."""
-        return run_in_turns(
-            stages.limit,
-            self.program.setup.model,
-            lanes,
-            (self.problems, self.shared(np.stack(self.orders), "orders")),
-            self.terms,
-            passes=_LIMIT,
-            ahead=ahead,
-            keep=keep,
-        )
+        """What is kept of the limits of training on. On CPUs a program with the fallback is made
+        only where it is asked for, as will be if there are more samples than dimensions.
+        """
+        room, common = self.program.room, (self.problems, self.shared_orders())
+        at_once = jax.default_backend() != "cpu" or room.samples > room.span
+
+        def solve(lanes: LimitLane, with_fallback: bool, ahead: int) -> tuple[Any, Any]:
+            static = self.program.setup.model, with_fallback
+            how = self.terms, _LIMIT, ahead, lambda found: (found.limit.status, keep(found))
+            return run_in_turns(stages.limit, static, lanes, common, *how)
+
+        status, kept = solve(lanes, at_once, ahead)
+        stalled = np.flatnonzero((status == STATUSES.index("stalled")) & (not at_once))
+        if stalled.size:
+            _, again = solve(take(lanes, stalled), True, ahead * stalled.size // len(status))
+            for leaf, part in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
+                leaf[stalled] = part
+        return kept
 
     def certify(
         self, lanes: CertifyLane, beyond: bool, ahead: int, keep: Callable[[Certified], Any]
@@ -430,7 +432,7 @@ class _Work:
             stages.certify,
             self.program.setup.model,
             lanes,
-            (self.problems, self.shared(np.stack(self.orders), "orders"), np.asarray(beyond)),
+            (self.problems, self.shared_orders(), np.asarray(beyond)),
             self.terms,
             passes=passes,
             ahead=ahead,
@@ -500,12 +502,11 @@ class _Work:
                 ahead=len(layout.trials) * _CERTIFICATE * (rungs + _FRONTIER),
                 keep=lambda found: found.certificate,
             )
-        orders = self.shared(np.stack(self.orders), "orders")
         common = (
             self.problems,
             self.shared(models, "models"),
             self.shared(certificates, "certificates"),
-            orders,
+            self.shared_orders(),
         )
         sets = ForgetLane(
             *map(np.asarray, zip(*(lane for lane, *_ in layout.compared), strict=True))

@@ -2,7 +2,8 @@
 
 Each device works off its lanes a batch at a time, however many there are: a program is compiled for
 a capacity, which blocks of other sizes share. A CPU runs it once for each core, on shares of the
-lanes. Nothing here knows what a lane computes.
+lanes; where there is little to do, its programs are compiled quickly and take a lane at a time.
+Nothing here knows what a lane computes.
 """
 
 import threading
@@ -48,8 +49,9 @@ _NARROW = 4
 _SMALL_CAPACITY = 256
 _SMALL_BYTES = 1 << 24
 # (neuron, sample) pairs that a quickly compiled program may go over on each core, all calls
-# together: about where it has lost what its compiler saved (docs/measurements.md, *Compiling*).
-_QUICK_PAIRS = 40_000_000
+# together: about where it has lost what was saved in tracing and compiling it
+# (docs/measurements.md, *Compiling*). A lane that is alone costs no less than one of so many pairs.
+_QUICK_PAIRS, _ALONE_PAIRS = 40_000_000, 1000
 # What the results of a turn may take on a device.
 _TURN_BYTES = 1 << 30
 
@@ -70,6 +72,19 @@ def take(tree: Any, places: Any) -> Any:
     return jax.tree.map(entry, tree)
 
 
+def _side_by_side(one: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """``one`` on so many lanes at once. On CPUs a lane that is alone is not batched: that takes a
+    third less to trace.
+    """
+    if width > 1 or jax.default_backend() != "cpu":
+        return jax.vmap(one)
+
+    def alone(*lanes):
+        return jax.tree.map(lambda leaf: leaf[None], one(*(take(lane, 0) for lane in lanes)))
+
+    return alone
+
+
 def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batch: int) -> Any:
     """``one`` on the first ``count`` lanes, ``batch`` side by side; others stay zero. Jittable.
 
@@ -87,7 +102,7 @@ def map_lanes(one: Callable[[Any], Any], lanes: Any, count: Int[Array, ""], batc
         return jax.tree.map(
             lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, first, 0),
             results,
-            jax.vmap(one)(part),
+            _side_by_side(one, batch)(part),
         )
 
     return jax.lax.fori_loop(0, -(-count // batch), one_batch, results)
@@ -126,8 +141,11 @@ def run_in_rounds(
 
     def go_on(width, carry):
         states, available = carry
-        places = jnp.argsort(states.ended, stable=True)[:width]
-        moved = jax.vmap(advance)(take(lanes, places), take(states, places))
+        if width == 1:
+            places = jnp.argmin(states.ended)[None]
+        else:
+            places = jnp.argsort(states.ended, stable=True)[:width]
+        moved = _side_by_side(advance, width)(take(lanes, places), take(states, places))
         states = jax.tree.map(lambda leaf, part: leaf.at[places].set(part), states, moved)
         return states, available + width
 
@@ -135,7 +153,8 @@ def run_in_rounds(
     states = states._replace(ended=states.ended | (jnp.arange(total) >= count))
     carry = states, jnp.asarray(0)
     narrow = max(1, batch // _NARROW)
-    for width, enough in ((batch, narrow if narrow < batch else 0), (narrow, 0)):
+    widths = ((batch, narrow), (narrow, 0)) if narrow < batch else ((batch, 0),)
+    for width, enough in widths:
         carry = jax.lax.while_loop(partial(more_than, enough), partial(go_on, width), carry)
     return carry
 
@@ -155,6 +174,7 @@ class Terms(NamedTuple):
         rehearsal: what this is part of; None if it is to be computed.
         is_loop: whether programs are small, and go round a loop for most of their time.
         later: as much again of this work as is known to come, in units of it.
+        in_batches: whether also programs that are compiled quickly take lanes in batches.
     """
 
     size: int
@@ -163,6 +183,7 @@ class Terms(NamedTuple):
     rehearsal: Rehearsal | None = None
     is_loop: bool = False
     later: float = 0.0
+    in_batches: bool = False
 
     def widths(self) -> tuple[int, int]:
         """The fewest and the most lanes of a batch."""
@@ -312,20 +333,22 @@ def _run(
         for place, leaf in enumerate(leaves)
     )
     rehearsal = terms.rehearsal
+    pairs = max(terms.pairs, _ALONE_PAIRS)
     quick = (WORK if rehearsal is None else rehearsal.work).stays_quick(
         (stage, static, tree, shapes),
-        count * terms.pairs * passes,
+        count * pairs * passes,
         _QUICK_PAIRS * host_cores(),
-        terms.pairs * ahead,
+        pairs * ahead,
     )
     thorough = loop_options if terms.is_loop else full_options
     options = tuple((quick_options if quick else thorough)().items())
+    if quick and not terms.in_batches and devices[0].platform == "cpu":
+        batch = 1  # there is less to trace and to compile
     how = stage, static, batch, devices, options, tree, shapes
     if rehearsal is not None:
         rehearsal.go_on()
     program = program_of(how, lambda: _compile(*how))
     if rehearsal is not None:
-        rehearsal.has_made |= not program.was_kept
         nothing = jax.tree.map(lambda each: np.zeros(each.shape, each.dtype), program.results)
         return take(jax.device_get(keep(nothing)), np.arange(count) % room)
     wide = jax.config.values["jax_enable_x64"]

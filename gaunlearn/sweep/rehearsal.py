@@ -12,7 +12,7 @@ import numpy as np
 
 from gaunlearn.compiler import WORK
 
-__all__ = ["Piece", "Rehearsal", "rehearsed"]
+__all__ = ["Rehearsal", "rehearsed"]
 
 _rehearsed: set[Hashable] = set()
 
@@ -26,12 +26,10 @@ class Rehearsal:
 
     Attributes:
         work: what programs will have done, counted ahead of the block.
-        has_made: whether there was a program that was not kept.
     """
 
     def __init__(self) -> None:
         self.work = WORK.copy()
-        self.has_made = False
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -44,18 +42,14 @@ class Rehearsal:
             raise _StoppedError
 
 
-# A key, the same for blocks that need the same programs; and what runs the block on arrays of
-# zeros, which takes memory of the host, but no device.
-Piece = tuple[Hashable, Callable[[Rehearsal], object]]
-
-
 @contextmanager
-def rehearsed(piece: Piece, following: Callable[[], Piece | None]) -> Iterator[None]:
-    """Run the block itself in this context, while it is rehearsed unless one like it has been; and
-    after it, as far as there is time, the block that follows. Where all programs are kept, that
-    would only take the time of a core from this one.
+def rehearsed(key: Hashable, perform: Callable[[Rehearsal], object]) -> Iterator[None]:
+    """Run the block itself in this context, while it is rehearsed unless one like it has been.
+
+    Args:
+        key: the same for blocks that need the same programs.
+        perform: runs the block on arrays of zeros, which takes memory of the host, but no device.
     """
-    key, perform = piece
     if key in _rehearsed:
         yield
         return
@@ -66,10 +60,6 @@ def rehearsed(piece: Piece, following: Callable[[], Piece | None]) -> Iterator[N
         # Whatever is wrong, the block itself will meet it, and say so.
         with suppress(BaseException), np.errstate(all="ignore"):
             perform(rehearsal)
-            coming = following() if rehearsal.has_made else None
-            if coming is not None and coming[0] not in _rehearsed:
-                coming[1](rehearsal)
-                _rehearsed.add(coming[0])
 
     thread = threading.Thread(target=in_its_thread, name="rehearsal")
     thread.start()

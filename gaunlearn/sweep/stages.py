@@ -99,13 +99,16 @@ class LimitLane(NamedTuple):
     weights: Any
 
 
-def limit(model: Model, batch: int, lanes: LimitLane, count: Array, common: Any) -> Any:
-    """Solve for limits, of trained and of unlearned models."""
+def limit(
+    static: tuple[Model, bool], batch: int, lanes: LimitLane, count: Array, common: Any
+) -> Any:
+    """Solve for limits, of trained and of unlearned models, with the fallback or without it."""
     problems, orders = common
+    model, with_fallback = static
 
     def one(lane):
         problem, keep = _problem_and_kept(problems, orders, lane)
-        return limit_stage(model, problem, lane.weights, keep)
+        return limit_stage(model, problem, lane.weights, keep, with_fallback)
 
     return map_lanes(one, lanes, count, batch)
 

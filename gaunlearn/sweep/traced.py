@@ -42,8 +42,6 @@ _KERNELS = jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 _registered: set[type] = set()
 _programs: "dict[Hashable, Future[Compiled]]" = {}
-# By what tells them apart, but for how they are compiled.
-_lowered: dict[str, tuple[jax.stages.Lowered, bool]] = {}
 _lock = threading.Lock()
 
 
@@ -57,18 +55,12 @@ class Compiled:
 
     Attributes:
         results: shapes and types of what it returns.
-        was_kept: whether it did not have to be traced.
         compiled: what the compiler has made of it, or will.
     """
 
     def __init__(
-        self,
-        lowered: jax.stages.Lowered,
-        was_kept: bool,
-        shardings: Sequence[Any],
-        options: Options,
+        self, lowered: jax.stages.Lowered, shardings: Sequence[Any], options: Options
     ) -> None:
-        self.was_kept = was_kept
         self.results = jax.tree.map(
             lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), lowered.out_info
         )
@@ -113,7 +105,6 @@ def forget_programs() -> None:
     """Let go of all programs."""
     with _lock:
         _programs.clear()
-        _lowered.clear()
 
 
 def register(*kinds: type) -> None:
@@ -165,7 +156,7 @@ def traced(
     shardings: Sequence[Any],
     options: Options,
 ) -> Compiled:
-    """A program, from its kept form if there is one. Compiled in several ways, it is lowered once.
+    """A program, from its kept form if there is one.
 
     Args:
         program: jitted; takes the arguments one by one.
@@ -174,19 +165,15 @@ def traced(
         shardings: of each argument.
         options: the compiler's.
     """
-    key = _key(name, arguments)
-    found = _lowered.get(key)
-    if found is None:
-        found = _lowered[key] = _lower(program, _file(key), arguments, shardings)
-    return Compiled(*found, shardings, options)
+    file = _file(_key(name, arguments))
+    return Compiled(_lower(program, file, arguments, shardings), shardings, options)
 
 
 def _lower(
     program: Any, file: Path | None, arguments: Sequence[Any], shardings: Sequence[Any]
-) -> tuple[jax.stages.Lowered, bool]:
-    """A program in the form in which it is kept, if it can be; and whether it was."""
+) -> jax.stages.Lowered:
+    """A program in the form in which it is kept, if it can be."""
     exported = None if file is None else _read(file)
-    was_kept = exported is not None
     if file is not None and exported is None:
         with suppress(Exception):  # if it is the program that is wrong, lowering it will say so
             exported = jax.export.export(program, disabled_checks=[_KERNELS])(*arguments)
@@ -197,4 +184,4 @@ def _lower(
         jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
         for leaf, sharding in zip(arguments, shardings, strict=True)
     ]
-    return program.lower(*placed), was_kept
+    return program.lower(*placed)

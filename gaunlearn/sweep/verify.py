@@ -271,12 +271,23 @@ def verify_run(
     batch: dict[str, dict[str, Any]] = {}
     references: dict[str, _Reference] = {}
 
-    def recompute(some: Sequence[Family], pairs: int) -> Iterator[tuple[Block, Results]]:
+    def recompute(some: Sequence[Family], in_batches: bool) -> Iterator[tuple[Block, Results]]:
+        pairs = machine.batch_pairs() if in_batches else 1
         for block in plan_blocks(lambda: some, directory, rooms, limits):
             machine.drop_programs_if_crowded()
-            yield block, run_block(block, directory, pairs, keep_weights=True, keep_unlearned=True)
+            yield (
+                block,
+                run_block(
+                    block,
+                    directory,
+                    pairs,
+                    keep_weights=True,
+                    keep_unlearned=True,
+                    in_batches=in_batches,
+                ),
+            )
 
-    for block, results in recompute(families, machine.batch_pairs()):
+    for block, results in recompute(families, in_batches=True):
         batch |= _named_rows(block, results, directory)
         references |= _by_reference(block, results, rows, directory)
     changed = tuple(sorted(set(rows) - set(batch)))
@@ -284,7 +295,8 @@ def verify_run(
     forget_capacities()
     alone: dict[str, dict[str, Any]] = {}
     for name in list(rows)[:: max(1, len(rows) // _ALONE)][:_ALONE]:
-        for block, results in recompute(list(families_of_cells([cells[name]], directory)), 1):
+        own = list(families_of_cells([cells[name]], directory))
+        for block, results in recompute(own, in_batches=False):
             alone |= _named_rows(block, results, directory)
     here = jax.local_devices()[0].platform
     same = all(each.get("platform") == here for each in run.provenances())

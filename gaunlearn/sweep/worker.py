@@ -138,14 +138,8 @@ class Worker:
         self.provenance = provenance_of(job.text, job.directory, job.started, job.allow_faulty_jax)
         self.batch_pairs = machine.batch_pairs()
 
-    def compute(
-        self, block: Block, following: Callable[[], Block | None] = lambda: None
-    ) -> Iterator[tuple[Block, Results]]:
-        """Run a block; in smaller batches, then in smaller blocks, if memory is short.
-
-        Args:
-            following: see ``run_block``.
-        """
+    def compute(self, block: Block) -> Iterator[tuple[Block, Results]]:
+        """Run a block; in smaller batches, then in smaller blocks, if memory is short."""
         machine.drop_programs_if_crowded()
         pairs = block.program.room.neurons * block.program.room.samples
         try:
@@ -155,7 +149,6 @@ class Worker:
                 self.batch_pairs,
                 self.report,
                 keep_weights=self.job.keep_weights,
-                following=following,
             )
         except Exception as error:
             if not machine.out_of_memory(error):
@@ -280,8 +273,8 @@ class Alone:
         # One thread writes what the other has computed; at most one block waits between them.
         with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
-            for block, following in _ahead(blocks):
-                for piece, results in self._worker.compute(block, following):
+            for block in _ahead(blocks):
+                for piece, results in self._worker.compute(block):
                     if pending is not None:
                         pending.result()
                     pending = writer.submit(store, piece, results)
@@ -292,12 +285,10 @@ class Alone:
         """Nobody is left when ``run`` returns."""
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[tuple[Block, Callable[[], Block | None]]]:
-    """The same blocks, each planned while the one before it is computed; with each, what waits for
-    the next one.
-    """
+def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks, each planned while the one before it is computed."""
     with ThreadPoolExecutor(max_workers=1) as planner:
         coming = planner.submit(next, blocks, None)
         while (block := coming.result()) is not None:
             coming = planner.submit(next, blocks, None)
-            yield block, coming.result
+            yield block
