@@ -19,6 +19,7 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, Ray's name
 from runs import SPEC, write
 
 import gaunlearn
+from gaunlearn.compiler import WORK
 from gaunlearn.sweep import execute
 from gaunlearn.sweep.lanes import Terms
 from gaunlearn.sweep.machine import drop_programs_if_crowded, keep_compiled
@@ -39,9 +40,12 @@ def cache_of_programs(tmp_path_factory, worker_id):
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Drop compiled programs before they exhaust the process's memory maps."""
+    """Drop compiled programs before they exhaust the process's memory maps. And forget what they
+    have done, so that a sweep's are compiled as if it was a process's first.
+    """
     yield
     drop_programs_if_crowded()
+    WORK._done.clear()
 
 
 @pytest.fixture

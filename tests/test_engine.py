@@ -594,7 +594,8 @@ def test_programs_with_much_to_do_are_compiled_well(monkeypatch):
     asked = []
     for name in ("quick_options", "full_options", "loop_options"):
         monkeypatch.setattr(lanes_module, name, lambda name=name: asked.append(name) or {})
-    share = lanes_module._QUICK_PAIRS * host.host_cores()
+    # In passes of 8 pairs, of which a lane that is alone counts as more.
+    share = lanes_module._QUICK_PAIRS * host.host_cores() * 8 // lanes_module._ALONE_PAIRS
 
     def run(static, passes, ahead=0, is_loop=False, later=0.0):
         terms = Terms(1, 8, 8000, is_loop=is_loop, later=later)

@@ -253,6 +253,20 @@ def test_small_values_are_held_to_their_own_size(dtype, value, change, broken):
     assert bool(found.broken) == broken
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "broken"),
+    [
+        ("epsilon_delta1_tau2", 1e-9, False),
+        ("epsilon_delta1_tau2", 1e-7, True),
+        ("epsilon", 1e-9, True),
+    ],
+)
+def test_an_epsilon_under_a_bound_has_no_digits_below_the_root_of_rounding(column, value, broken):
+    stored = {"a": {"dtype": "float64", column: value}}
+    (found,) = _compare("alone", stored, {"a": {column: 2 * value}}, 1e-9, {})
+    assert bool(found.broken) == broken
+
+
 def test_only_what_follows_from_a_choice_of_multipliers_is_held_less_tightly():
     stored = {"a": {"dtype": "float64", "delta": 1.0, "epsilon_train": 1.0}}
     other = {"a": {"delta": 1.0 + 1e-5, "epsilon_train": 1.0 + 1e-5}}
