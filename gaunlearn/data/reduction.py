@@ -22,6 +22,10 @@ from gaunlearn.types import Coordinates, Dataset, Problem
 
 __all__ = ["pad_coordinates", "reduce_problem", "rotate"]
 
+# Of the parts outside the span: a direction in which they have less than this share of the most is
+# rounding.
+_DEPENDENT = 1e-5
+
 
 def rotate(data: Dataset) -> tuple[Coordinates, Float[np.ndarray, "d p"]]:
     """Coordinates of explicit samples, and the isometry Q (d, p), p = min(d, m + t).
@@ -61,11 +65,6 @@ def pad_coordinates(given: Coordinates, samples: int, span: int, beyond: int) ->
         widen(np.asarray(given.exists)[None, :])[0],
         given.led_by_weights,
     )
-
-
-# Of the parts outside the span: a direction in which they have less than this share of the most is
-# rounding.
-_DEPENDENT = 1e-5
 
 
 def _triangular(columns: Float[np.ndarray, "*lanes k n p"]) -> Float[np.ndarray, "*lanes k n k"]:
