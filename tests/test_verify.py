@@ -254,16 +254,20 @@ def test_small_values_are_held_to_their_own_size(dtype, value, change, broken):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "broken"),
+    ("column", "value", "depend", "broken"),
     [
-        ("epsilon_delta1_tau2", 1e-9, False),
-        ("epsilon_delta1_tau2", 1e-7, True),
-        ("epsilon", 1e-9, True),
+        ("epsilon_delta1_tau2", 1e-9, True, False),
+        ("epsilon_delta1_tau2", 1e-9, False, True),
+        ("epsilon_delta1_tau2", 1e-7, True, True),
+        ("epsilon", 1e-9, True, True),
     ],
 )
-def test_an_epsilon_under_a_bound_has_no_digits_below_the_root_of_rounding(column, value, broken):
+def test_an_epsilon_under_a_bound_of_dependent_samples_has_no_digits_below_the_root_of_rounding(
+    column, value, depend, broken
+):
     stored = {"a": {"dtype": "float64", column: value}}
-    (found,) = _compare("alone", stored, {"a": {column: 2 * value}}, 1e-9, {})
+    unsure = {"a": frozenset({"delta_train"})} if depend else {}
+    (found,) = _compare("alone", stored, {"a": {column: 2 * value}}, 1e-9, unsure)
     assert bool(found.broken) == broken
 
 

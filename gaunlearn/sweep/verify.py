@@ -76,8 +76,8 @@ _OF_MULTIPLIERS = (
     "phi_guarantee",
     "assumptions_hold",
 )
-# Under a bound on delta an epsilon is the root of what a duality gap of rounding leaves: below the
-# root of rounding it has no digits.
+# Under a bound on delta, where samples depend on each other, an epsilon is the root of what a
+# duality gap of rounding leaves: below the root of rounding it has no digits.
 _UNDER_BOUNDS = tuple(name_of_budget(a, b) for a in BUDGETS[0] for b in BUDGETS[1])
 _OF_UNLEARNED = (
     *_UNDER_BOUNDS,
@@ -482,7 +482,8 @@ def _compare(
             allowed = tolerance * scale + floor
             if column in _UNDER_BOUNDS:
                 none = np.sqrt(np.where(narrow, np.finfo(np.float32).eps, np.finfo(float).eps))
-                allowed = np.where(scale <= none, none, allowed)
+                depend = np.asarray([bool(unsure.get(name)) for name in names])
+                allowed = np.where(depend & (scale <= none), none, allowed)
             broken = size > allowed
             relative = np.where(size > floor, size / np.where(scale > 0, scale, 1.0), 0.0)
         differences.append(
