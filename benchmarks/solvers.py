@@ -73,13 +73,16 @@ BUDGETS = {"nnls": (np.inf, 1e-9), "lsq_linear": (1e-3, 1e-7)}
 
 
 def by_batches(one, given, entries):
-    """``one`` of each of some problems; the last batch is filled with copies, as in a sweep."""
+    """``one`` of each of some problems; the last batch is filled with copies, as in a sweep. One
+    problem alone is no batch there either.
+    """
     count = len(given[0])
     batches = -(-count * entries // ENTRIES)
     width = -(-count // batches)
     places = jnp.minimum(jnp.arange(batches * width), count - 1)
     filled = [leaf[places] for leaf in given]
-    return jax.lax.map(lambda each: one(*each), filled, batch_size=width)[:count]
+    batch = width if count > 1 else None
+    return jax.lax.map(lambda each: one(*each), filled, batch_size=batch)[:count]
 
 
 @jax.jit

@@ -310,9 +310,14 @@ def _attempt(program: _Program, has_kinks: bool, with_fallback: bool, search: _S
     needed, pattern, start = search.needs_fallback, search.pattern, search.point
     infeasible = jnp.asarray(False)
     if with_fallback:
-        other = _fallback(program, pattern, needed)
-        infeasible = program.no_margin(other.c, other.level) & needed
-        start = jax.tree.map(lambda a, b: jnp.where(needed, a, b), other, start)
+        # A loop of at most one round: a batch in which no lane needs it goes past it. The barrier
+        # keeps its setting up inside, which XLA would take for the same in all rounds.
+        def fall_back(state):
+            kept, pending = jax.lax.optimization_barrier((pattern, state[1]))
+            return _fallback(program, kept, pending), jnp.asarray(False)
+
+        start, _ = jax.lax.while_loop(lambda state: state[1], fall_back, (start, needed))
+        infeasible = program.no_margin(start.c, start.level) & needed
     point, fits, steps = _active_set(program, pattern, start, search.status < 0)
     infeasible |= program.no_margin(point.c, point.level) & fits
     _, _, correlations = _judge(program, pattern, point.face, point.c, point.level)
