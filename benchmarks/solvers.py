@@ -8,13 +8,15 @@ to the others' advantage: what d was does not matter to anyone. Second: the mult
 after 1000 steps of descent, bounded or not, against SciPy's nnls and lsq_linear on m x m systems.
 
 *What is timed.* gaunlearn solves batches as a sweep does, by the functions that it compiles; no
-public one takes a batch. The public ``gaunlearn.find_limit`` takes one problem and is timed on one,
-with its checks and its own reduction of the coordinates. gaunlearn and qpax have a program on each
-core, if a batch takes long enough to be worth threads. The others take one problem after the other
-on one core, and 100 of a batch are timed; quadprog and SciPy also in as many processes as there are
-cores, on all of a batch, which is sent to them, and the solutions back, within the time. That is
-for batches of 100 and more: ten problems take quadprog less than the sending. Processes and
-compiled programs are there before the time begins; solutions are judged after it.
+public one takes a batch. Limits have their interior-point fallback at hand, which a sweep on CPUs
+at first leaves out where samples are no more than dimensions. The public ``gaunlearn.find_limit``
+takes one problem and is timed on one, with its checks and its own reduction of the coordinates.
+gaunlearn and qpax have a program on each core, if a batch takes long enough to be worth threads.
+The others take one problem after the other on one core, and 100 of a batch are timed; quadprog and
+SciPy also in as many processes as there are cores, on all of a batch, which is sent to them, and
+the solutions back, within the time. That is for batches of 100 and more: ten problems take quadprog
+less than the sending. Processes and compiled programs are there before the time begins; solutions
+are judged after it.
 
 *What they are asked for.* SVC always fits an offset and is given every sample twice, mirrored, to
 have none. It and LinearSVC are asked for 1e-6, not their 1e-3 and 1e-4, for w to be within 1e-6;
@@ -74,7 +76,7 @@ BUDGETS = {"nnls": (np.inf, 1e-9), "lsq_linear": (1e-3, 1e-7)}
 
 def by_batches(one, given, entries):
     """``one`` of each of some problems; the last batch is filled with copies, as in a sweep. One
-    problem alone is no batch there either.
+    problem alone is no batch there either, and none of qpax's.
     """
     count = len(given[0])
     batches = -(-count * entries // ENTRIES)
