@@ -7,10 +7,11 @@ the goal of a million, then of so many seeds that the fused kernel (``gaunlearn.
 and some rows of the last in float64, recomputed on the CPU by `gaunlearn verify`. Then the fused
 kernel in all its forms against XLA and against the device's arithmetic, and which one is chosen.
 Then whether training is bound by launches: the time of a step against the number of trials side by
-side, in float64 and float32; where it does not grow with them it is. Last all kernels against the
-device's ceilings (``roofline``), on batches that fill it. What matters most comes first, and every
-row is kept as it comes, so that one may stop it. On a CPU it does the same with less, and
-interprets the fused kernel.
+side, in float64 and float32; where it does not grow with them it is. Then all kernels against the
+device's ceilings (``roofline``), on batches that fill it. Last, where PyTorch is installed, the
+step-size sweep against the peers of ``speed``, on the same device: the second line says what
+PyTorch computes on. What matters most comes first, and every row is kept as it comes, so that one
+may stop it. On a CPU it does the same with less, and interprets the fused kernel.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -216,7 +218,12 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     # As a sweep does: unless told otherwise, GPUs multiply float32 in TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
+    if find_spec("torch"):
+        import speed
+    else:
+        speed = None
     begin("accelerator", args.quick)
+    tell("PyTorch is not installed: no peers" if speed is None else speed.place_of_peers())
     on_cpu = jax.local_devices()[0].platform == "cpu"
     small = args.quick or on_cpu
     shapes = SHAPES[:1] if args.quick else SHAPES
@@ -238,3 +245,5 @@ if __name__ == "__main__":
         compare_batches(shapes, widths, 3),
     )
     table("Kernels against the machine", roofline.compare(shapes, 3, pairs))
+    if speed is not None:
+        speed.compare_sweep(*((2, 1, 2.0) if small else (16, 3, 5.0)))

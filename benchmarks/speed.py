@@ -4,7 +4,8 @@
 
 The same trials (train, retrain without a sample, ascend, judge) from the same samples and initial
 weights, by gaunlearn and by the peers in ``peers``: interleaved in one process, on the same
-threads. Each peer's epsilon, delta and tau are held against the rows of gaunlearn's Parquet.
+threads, or on the same GPU, if PyTorch finds one as JAX does: what it computes on is told first.
+Each peer's epsilon, delta and tau are held against the rows of gaunlearn's Parquet.
 
 First table: the step-size sweep, in which trials share trainings, with as many trials as `make run`
 has: its mixture without fresh samples, which is what peers do, then with fresh samples, then the
@@ -37,6 +38,7 @@ import torch
 from common import begin, durations, table, tell
 from peers import plain_jax, torch_batched, torch_compiled, torch_loop
 from peers.explicit import Explicit, explicit
+from peers.torch_loop import DEVICE
 from peers.trials import NetworkPeer, Samples, Triples
 
 import gaunlearn
@@ -266,6 +268,11 @@ def compare_shapes(shapes, repeats: int, patience: float):
                 }
 
 
+def place_of_peers() -> str:
+    """What PyTorch computes on, to be told with its times."""
+    return f"PyTorch computes on: {DEVICE}, {torch.get_num_threads()} threads"
+
+
 SWEEP = {"m": 10, "d": 1000, "n": 100}
 SWEEP_STEPS, FRACTIONS = 5000, tuple(np.linspace(0, 2, 41).tolist())
 ALL_SAMPLES, FRESH_SAMPLES = list(range(10)), 1000
@@ -336,7 +343,7 @@ if __name__ == "__main__":
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     begin("speed", args.quick)
-    tell(f"PyTorch uses {torch.get_num_threads()} threads")
+    tell(place_of_peers())
     repeats, patience = (1, 2.0) if args.quick else (3, 5.0)
     compare_sweep(2 if args.quick else 16, repeats, patience)
     shapes = SHAPES[:1] if args.quick else SHAPES

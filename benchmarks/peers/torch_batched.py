@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .torch_loop import log_loss
+from .torch_loop import DEVICE, log_loss, on_device, on_host
 from .trials import Array, Samples, Triples, multipliers
 
 __all__ = ["descend", "judge", "step", "train"]
@@ -42,12 +42,12 @@ def descend(
 ) -> Array:
     """Weights after some steps, however one is computed."""
     w, x, y, keep, out = (
-        torch.from_numpy(leaf) for leaf in (start, samples.x, samples.y, samples.keep, u)
+        on_device(leaf) for leaf in (start, samples.x, samples.y, samples.keep, u)
     )
     with torch.no_grad():
         for _ in range(steps):
             w = step(w, x, y, keep, out, step_size)
-    return w.numpy()
+    return on_host(w)
 
 
 def train(samples: Samples, start: Array, u: Array, steps: int, step_size: float) -> Array:
@@ -67,8 +67,8 @@ def _certificates(
     gram = (slopes @ slopes.mT) * (x @ x.mT)
     level = torch.zeros_like(q)
     for place, kept in enumerate(keep):
-        solved = multipliers(gram[place][kept][:, kept].numpy(), q[place][kept].numpy())
-        level[place, kept] = torch.from_numpy(solved)
+        solved = multipliers(on_host(gram[place][kept][:, kept]), on_host(q[place][kept]))
+        level[place, kept] = on_device(solved)
     residual = theta - torch.einsum("tmn,tmd->tnd", slopes * level[:, :, None], x)
     slack = torch.where(keep, level * (q - 1), -torch.inf)
     return residual.flatten(1).norm(dim=1), slack.amax(1), level, theta
@@ -77,11 +77,11 @@ def _certificates(
 def judge(samples: Samples, w: Array, v: Array, u: Array, fractions: tuple[float, ...]) -> Triples:
     """See ``trials.NetworkPeer``."""
     x, y, keep, forget, first, again, out = (
-        torch.from_numpy(np.asarray(leaf))
+        on_device(np.asarray(leaf))
         for leaf in (samples.x, samples.y, samples.keep, samples.forget, w, v, u)
     )
     epsilon_train, _, level, theta = _certificates(first, x, y, torch.ones_like(keep), out)
-    rows = torch.arange(len(forget))
+    rows = torch.arange(len(forget), device=DEVICE)
     gone, label = x[rows, forget], y[rows, forget]
     slope = out * (torch.einsum("tnd,td->tn", theta, gone) > 0)
     step = (level[rows, forget] * label)[:, None, None] * slope[:, :, None] * gone[:, None, :]
@@ -90,5 +90,5 @@ def judge(samples: Samples, w: Array, v: Array, u: Array, fractions: tuple[float
         unlearned = theta - fraction * step
         epsilon, delta, _, _ = _certificates(unlearned, x, y, keep, out)
         cosine = torch.cosine_similarity(unlearned.flatten(1), again.flatten(1))
-        found.append(torch.stack([epsilon, delta, 1 - cosine]).numpy())
-    return Triples(*np.stack(found, axis=-1), epsilon_train.numpy())
+        found.append(on_host(torch.stack([epsilon, delta, 1 - cosine])))
+    return Triples(*np.stack(found, axis=-1), on_host(epsilon_train))

@@ -7,7 +7,20 @@ from torch.nn.functional import softplus
 
 from .trials import Array, Samples, Triples, multipliers
 
-__all__ = ["judge", "log_loss", "train"]
+__all__ = ["DEVICE", "judge", "log_loss", "on_device", "on_host", "train"]
+
+# A GPU if PyTorch finds one, as such scripts have it.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def on_device(array: Array) -> Tensor:
+    """Numbers where PyTorch computes."""
+    return torch.from_numpy(array).to(DEVICE)
+
+
+def on_host(tensor: Tensor) -> Array:
+    """Numbers where NumPy has them."""
+    return tensor.cpu().numpy()
 
 
 def log_loss(q: Tensor) -> Tensor:
@@ -29,9 +42,8 @@ def train(samples: Samples, start: Array, u: Array, steps: int, step_size: float
     """See ``trials.NetworkPeer``."""
     found = []
     for x, y, keep, w in zip(samples.x, samples.y, samples.keep, start, strict=True):
-        kept = torch.from_numpy(x[keep]), torch.from_numpy(y[keep])
-        trained = _train_one(*kept, torch.from_numpy(w), torch.from_numpy(u), steps, step_size)
-        found.append(trained.numpy())
+        given = (on_device(leaf) for leaf in (x[keep], y[keep], w, u))
+        found.append(on_host(_train_one(*given, steps, step_size)))
     return np.stack(found)
 
 
@@ -42,20 +54,18 @@ def _certificate(w: Tensor, x: Tensor, y: Tensor, u: Tensor) -> tuple[float, flo
     theta, q = w / q.min(), q / q.min()
     slopes = y[:, None] * (z > 0) * u
     gram = (slopes @ slopes.T) * (x @ x.T)
-    level = torch.from_numpy(multipliers(gram.numpy(), q.numpy()))
+    level = on_device(multipliers(on_host(gram), on_host(q)))
     residual = theta - (slopes * level[:, None]).T @ x
     return float(residual.norm()), float((level * (q - 1)).max()), level, theta
 
 
 def judge(samples: Samples, w: Array, v: Array, u: Array, fractions: tuple[float, ...]) -> Triples:
     """See ``trials.NetworkPeer``."""
-    out = torch.from_numpy(u)
+    out = on_device(u)
     found, trained = [], []
     for place, forget in enumerate(samples.forget):
-        x, y, first, again = (
-            torch.from_numpy(leaf[place]) for leaf in (samples.x, samples.y, w, v)
-        )
-        keep = torch.from_numpy(samples.keep[place])
+        x, y, first, again = (on_device(leaf[place]) for leaf in (samples.x, samples.y, w, v))
+        keep = on_device(samples.keep[place])
         epsilon_train, _, level, theta = _certificate(first, x, y, out)
         trained.append(epsilon_train)
         slope = out * (theta @ x[forget] > 0)
