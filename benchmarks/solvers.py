@@ -76,7 +76,7 @@ BUDGETS = {"nnls": (np.inf, 1e-9), "lsq_linear": (1e-3, 1e-7)}
 
 def by_batches(one, given, entries):
     """``one`` of each of some problems; the last batch is filled with copies, as in a sweep. One
-    problem alone is no batch there either, and none of qpax's.
+    problem alone is no batch there either.
     """
     count = len(given[0])
     batches = -(-count * entries // ENTRIES)

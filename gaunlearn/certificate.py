@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from gaunlearn.branches import if_needed
 from gaunlearn.cone import ConePoint
 from gaunlearn.deep import Layers, layers_of, solve_layers, weighted_gradient
 from gaunlearn.kkt import solve_multipliers
@@ -120,17 +121,13 @@ def _means_over_copies(
     close: Bool[Array, "m m"],
     slope: Float[Array, "m n"],
     kink: Bool[Array, "m n"],
-    shared: Bool[Array, ""],
 ) -> Float[Array, "m m"]:
     """Averages over samples that have the same gradients: copies of one sample, among which the
     multipliers could be shared out in any way.
-
-    Args:
-        shared: false; the loop's own, as XLA takes out of a loop what does not change in it.
     """
     same = close
     for pattern in (slope > 0, slope > model.leak, kink) if model.leak else (slope > 0, kink):
-        here = (pattern & ~shared).astype(slope.dtype)
+        here = pattern.astype(slope.dtype)
         count = row_sums(here)
         same &= here @ here.T == jnp.maximum(count[:, None], count)
     same = (same & same.T) | jnp.eye(len(same), dtype=bool)
@@ -211,17 +208,14 @@ def _multipliers(
 
     close = _close(signed, gram)
 
-    def share(state):
-        point, _, shared = state
-        mean = _means_over_copies(model, close, slope, kink, shared)
+    def share(point, slope, kink):
+        mean = _means_over_copies(model, close, slope, kink)
         multipliers, coefficients = times(mean, point.multipliers), mean @ point.coefficients
         point = point._replace(multipliers=multipliers, coefficients=coefficients)
-        return point, residual_of(coefficients), jnp.asarray(True)
+        return point, residual_of(coefficients)
 
-    # Where no samples are close, in none of a batch's lanes, nothing is computed.
-    solution, epsilon, _ = jax.lax.while_loop(
-        lambda state: ~state[2], share, (solution, epsilon, ~jnp.any(close))
-    )
+    given = solution, slope, kink
+    solution, epsilon = if_needed(jnp.any(close), share, given, (solution, epsilon))
     return solution, epsilon
 
 
@@ -246,14 +240,13 @@ class _Moved(NamedTuple):
 
     Attributes:
         lengths: of their rows.
-        to_move: whether there is a kink to move them onto.
+        z: (m, n), as in ``cone``.
     """
 
     weights: Float[Array, "n r"]
     tau: Float[Array, ""]
     lengths: Float[Array, " n"]
     z: Float[Array, "m n"]
-    to_move: Bool[Array, ""]
 
 
 def _unit(
@@ -328,19 +321,13 @@ def _snapped(
     may = (kink_tol >= 0) & retain[:, None] & (u != 0)
     kink = _kinks_within(z, lengths, u, x, retain, kink_tol)
 
-    def move(state):
-        moved = snap(state.weights, x, kink)
-        return _Moved(
-            moved,
-            one_minus_cosine(weights, moved),
-            row_norms(moved),
-            x @ moved.T,
-            jnp.asarray(False),
-        )
+    def move(weights, x, kink):
+        moved = snap(weights, x, kink)
+        return _Moved(moved, one_minus_cosine(weights, moved), row_norms(moved), x @ moved.T)
 
-    # Where there are no kinks, in none of a batch's lanes, nothing is computed.
-    start = _Moved(weights, nothing, lengths, z, is_any(kink, z.dtype))
-    snapped, tau, lengths, z, _ = jax.lax.while_loop(lambda state: state.to_move, move, start)
+    start = _Moved(weights, nothing, lengths, z)
+    any_kink = is_any(kink, z.dtype)
+    snapped, tau, lengths, z = if_needed(any_kink, move, (weights, x, kink), start)
     failed = is_any(kink & (jnp.abs(z) > _SNAP_ERROR * rounding * unit[:, None]), z.dtype)
     # A neuron of which snapping leaves nothing is at a kink of all other samples too. Where kinks
     # are ignored, such a pre-activation is off: its sign is chance.

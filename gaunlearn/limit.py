@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from gaunlearn.branches import if_needed
 from gaunlearn.cone import descend_on_face, gershgorin, inner, ratio
 from gaunlearn.interior import follow_central_path
 from gaunlearn.models import (
@@ -310,13 +311,7 @@ def _attempt(program: _Program, has_kinks: bool, with_fallback: bool, search: _S
     needed, pattern, start = search.needs_fallback, search.pattern, search.point
     infeasible = jnp.asarray(False)
     if with_fallback:
-        # A loop of at most one round: a batch in which no lane needs it goes past it. The barrier
-        # keeps its setting up inside, which XLA would take for the same in all rounds.
-        def fall_back(state):
-            kept, pending = jax.lax.optimization_barrier((pattern, state[1]))
-            return _fallback(program, kept, pending), jnp.asarray(False)
-
-        start, _ = jax.lax.while_loop(lambda state: state[1], fall_back, (start, needed))
+        start = if_needed(needed, partial(_fallback, program), (pattern, needed), start)
         infeasible = program.no_margin(start.c, start.level) & needed
     point, fits, steps = _active_set(program, pattern, start, search.status < 0)
     infeasible |= program.no_margin(point.c, point.level) & fits

@@ -67,7 +67,7 @@ LAYERS = [
     {"coordinates"},
     {"given"},
     {"models", "losses"},
-    {"types", "checks", "schema", "border", "sums"},
+    {"types", "checks", "schema", "border", "sums", "branches"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NUMERICAL = {name for names in LAYERS[LEVEL["trial"] :] for name in names} - {"doctor", "schema"}
